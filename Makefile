@@ -1,0 +1,90 @@
+# `make help` tells what there is. Everything runs in .venv, which is set up on
+# the first call, and again when pyproject.toml has changed.
+
+VENV    := .venv
+PYTHON  := $(VENV)/bin/python
+STAMP   := $(VENV)/.installed
+DATASET ?=
+PRESET  ?=
+SEED    ?=
+RESULTS ?=
+ARGS    ?=
+
+SHELL       := bash
+.SHELLFLAGS := -eo pipefail -c
+
+# The first interpreter that works and is neither too old nor too new.
+BASE_PYTHON ?= python3 python3.13 python3.12 python3.11
+FIND_PYTHON = for p in $(BASE_PYTHON); do $$p -c 'import sys; \
+	sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && \
+	echo $$p && break; done
+
+# Of all that pip says: the large packages, as they come.
+SHOW_LARGE = awk '/^ *(Downloading|Using cached) .* MB/ {sub(/^ */, "  "); \
+	print; fflush()} /^Installing collected/ {print "  Installing"; fflush()}'
+
+.DEFAULT_GOAL := help
+.PHONY: help venv data train compare test lint format clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' \
+	  $(MAKEFILE_LIST)
+	@echo "  for instance: make compare DATASET=fashion_mnist SEED=1"
+
+venv: $(STAMP)  ## set up .venv with the package and all it needs
+
+$(STAMP): pyproject.toml setup.py
+	@if ! $(PYTHON) -m pip --version >/dev/null 2>&1; then \
+	  python="$$($(FIND_PYTHON) || true)"; \
+	  if [ -z "$$python" ]; then \
+	    echo "error: Python 3.11, 3.12 or 3.13 is needed, and none was found." \
+	      "Install one, or name it: BASE_PYTHON=/path/to/python3" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "Setting up $(VENV) with $$($$python --version) ..."; \
+	  if ! $$python -m venv $(VENV); then \
+	    rm -rf $(VENV); \
+	    echo "error: $$python cannot make virtual environments. On Debian" \
+	      "and Ubuntu, install the package python3-venv." >&2; \
+	    exit 1; \
+	  fi; \
+	fi
+	@echo "Installing TensorFlow and the rest (2.4 GB): a minute or two ..."
+	@if ! PYTHONWARNINGS=ignore $(PYTHON) -m pip install --progress-bar off \
+	    --disable-pip-version-check -e '.[plots,tests]' | $(SHOW_LARGE); then \
+	  echo "error: pip could not install the dependencies; its reason is" \
+	    "above. 'make venv' tries again." >&2; \
+	  exit 1; \
+	fi
+	@touch $@
+	@echo "$(VENV) is ready."
+
+data: venv  ## prepare MNIST and FashionMNIST (DATASET=mnist: only that)
+	$(PYTHON) -m trainers.prepare_data $(if $(DATASET),--dataset=$(DATASET)) \
+	  $(ARGS)
+
+train: venv  ## train one model (DATASET, SEED, ARGS="--delta_bar=0 ...")
+	$(PYTHON) -m trainers.train --dataset=$(or $(DATASET),mnist) \
+	  $(if $(SEED),--seed=$(SEED)) $(ARGS)
+
+compare: venv  ## train, attack, export three models (DATASET, PRESET, SEED)
+	$(PYTHON) -m trainers.compare --dataset=$(or $(DATASET),mnist) \
+	  $(if $(PRESET),--preset=$(PRESET)) $(if $(SEED),--seed=$(SEED)) \
+	  $(if $(RESULTS),--results=$(RESULTS)) $(ARGS)
+
+test: lint  ## all that CI checks: ruff, mypy, pytest with the doctests
+	$(PYTHON) -m pytest -n 2 $(ARGS)
+
+lint: venv  ## ruff and mypy only
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(PYTHON) -m mypy
+
+format: venv  ## let ruff format the code
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:  ## remove .venv, caches and builds; results and data stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache \
+	  .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
