@@ -1,0 +1,1 @@
+"""Mathematics of stability on tensors: knows neither Keras nor solvers."""

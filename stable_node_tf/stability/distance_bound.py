@@ -1,0 +1,108 @@
+"""A lower bound on the distance to the matrices with δ <= δ̄."""
+
+import numpy as np
+
+from stable_node_tf.stability.rounding import relative_rounding
+
+_STEPS = 8
+_STEP_SIZES = np.geomspace(1e-3, 1e1, 128)
+
+
+def distance_lower_bound(matrix, vectors, slopes, bound) -> float:
+    """The distance that cuts prove, with an allowance for rounding.
+
+    Every x and diagonal D in [α, 1] gives the half-space ⟨D x xᵀ, B⟩ <= δ̄ xᵀx,
+    which holds all B with δ(B) <= δ̄. With G = Σ D_k x_k x_kᵀ their sum says
+    ⟨G, B⟩ <= δ̄ Σ |x_k|², so no such B is nearer to A than
+
+        (⟨G, A⟩ - δ̄ Σ |x_k|²) / |G|.
+
+    Args:
+      matrix: A, float64, of shape (d, d).
+      vectors: x_k in columns, of shape (d, p).
+      slopes: the diagonals of D_k in columns, entries in [α, 1].
+      bound: δ̄.
+
+    Returns:
+      The bound, at least 0.
+
+    >>> one = np.eye(1)
+    >>> round(distance_lower_bound(one, one, one, 0.5), 9)
+    0.5
+    """
+    G = (slopes * vectors) @ vectors.T
+    norm = np.linalg.norm(G)
+    if not (np.isfinite(norm) and norm > 1e-150):
+        return 0.0
+    squares = np.sum(vectors**2)
+    gain = np.sum(G * matrix) - bound * squares
+    magnitude = np.linalg.norm(np.abs(vectors) @ np.abs(vectors).T)
+    magnitude = magnitude * np.linalg.norm(matrix) + abs(bound) * squares
+    error = relative_rounding(2 * (matrix.size + vectors.size) + 50) * magnitude
+    return max(0.0, float((gain - error) / norm * (1 - 1e-13)))
+
+
+def improve_cuts(matrix, near, multiplier, bound, alpha, count, rounds):
+    """Vectors x_k whose cuts prove a large distance.
+
+    Maximises ⟨G, A⟩ - ½|G|² - δ̄ Σ |x_k|², G = Σ D_k x_k x_kᵀ, over all vectors
+    at once (a low-rank factorisation of the dual problem, after Burer and
+    Monteiro, 2003): nonlinear conjugate gradients with the D_k held fixed,
+    along which the objective is a quartic, then new D_k from B = A - G.
+
+    Args:
+      matrix: A, float64, of shape (d, d), of norm about 1.
+      near: B near the projection of A.
+      multiplier: X ⪰ 0 of the certified projection, of shape (d, d); the first
+        vectors are a random rotation of its square root.
+      bound: δ̄.
+      alpha: smallest slope.
+      count: number of vectors, at least d.
+      rounds: updates of the D_k, of 8 gradients each.
+
+    Returns:
+      The vectors x_k and the diagonals of their D_k, both of shape (d, count).
+
+    >>> one = np.eye(1)
+    >>> x, slopes = improve_cuts(one, one / 2, one, 0.5, 0.1, 1, 3)
+    >>> round(distance_lower_bound(one, x, slopes, 0.5), 9)
+    0.5
+    """
+    generator = np.random.default_rng(0)
+    rotation = np.linalg.qr(generator.normal(size=(count, len(matrix))))[0]
+    eigenvalues, eigenvectors = np.linalg.eigh(multiplier)
+    root = eigenvectors * np.sqrt(np.maximum(eigenvalues, 0.0))
+    V = root @ rotation.T
+    slopes = np.where(V * (near @ V) > 0, 1.0, alpha)
+    for _ in range(rounds):
+        V, near = _ascend(matrix, V, slopes, bound)
+        slopes = np.where(V * (near @ V) > 0, 1.0, alpha)
+    return V, slopes
+
+
+def _ascend(matrix, V, slopes, bound):
+    """Conjugate gradients (Polak and Ribière, restarted) for fixed D_k."""
+    H = slopes * V
+    B = matrix - H @ V.T
+    last, square, direction = 0.0, np.inf, 0.0
+    for _ in range(_STEPS):
+        gradient = slopes * (B @ V) + B.T @ H - 2 * bound * V
+        weight = np.sum(gradient * (gradient - last)) / square
+        direction = gradient + max(weight, 0.0) * direction
+        last, square = gradient, max(np.vdot(gradient, gradient), 1e-300)
+        moved = slopes * direction
+        G1 = moved @ V.T + H @ direction.T
+        G2 = moved @ direction.T
+        c1 = np.vdot(G1, B) - 2 * bound * np.vdot(V, direction)
+        c2 = np.vdot(G2, B) - np.vdot(G1, G1) / 2
+        c2 -= bound * np.vdot(direction, direction)
+        c3, c4 = -np.vdot(G1, G2), -np.vdot(G2, G2) / 2
+        if not (c1 > 0.0 and c4 < 0.0):
+            break
+        s = np.cbrt(-c1 / c4) * _STEP_SIZES
+        values = s * (c1 + s * (c2 + s * (c3 + s * c4)))
+        step = s[values.argmax()] if values.max() > 0.0 else 0.0
+        V = V + step * direction
+        H = H + step * moved
+        B = B - step * G1 - step**2 * G2
+    return V, B

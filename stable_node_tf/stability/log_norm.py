@@ -1,0 +1,231 @@
+"""The worst-case logarithmic norm δ(A), with a proof from both sides."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from stable_node_tf.stability.branch_and_bound import close_gap
+from stable_node_tf.stability.certificate_search import (
+    certificate_matrix,
+    minimise_certificate,
+)
+from stable_node_tf.stability.checks import (
+    check_alpha,
+    check_certificate,
+    check_matrix,
+    check_number,
+)
+from stable_node_tf.stability.rounding import (
+    largest_eigenvalue_above,
+    norm_of_rounding,
+    relative_rounding,
+)
+from stable_node_tf.stability.witness_search import maximise_witness
+
+
+class Witness(NamedTuple):
+    """Proof that δ is not smaller: xᵀ D A x is attained.
+
+    Attributes:
+      diagonal: the diagonal of D, entries alpha or 1, float64, shape (d,).
+      vector: the unit vector x, float64, shape (d,).
+    """
+
+    diagonal: np.ndarray
+    vector: np.ndarray
+
+
+class WorstCaseLogNorm(NamedTuple):
+    """An interval that holds δ(A), and the proofs of its two ends.
+
+    Attributes:
+      lower: largest value proven to be attained.
+      upper: smallest value proven never to be exceeded.
+      witness: the proof of `lower`, see `attained_log_norm`.
+      certificate: t > 0, float64, shape (d,), a proof of δ(A) <= `upper` or,
+        after branch and bound tightened `upper`, of a slightly larger bound;
+        see `certified_log_norm`.
+    """
+
+    lower: float
+    upper: float
+    witness: Witness
+    certificate: np.ndarray
+
+
+def attained_log_norm(
+    matrix: ArrayLike, alpha: float, witness: Witness
+) -> float:
+    """The value of δ(A) that a witness proves to be attained.
+
+    xᵀ D A x / xᵀx for D in [alpha, 1], less a bound on the rounding errors of
+    its own evaluation: a true lower bound of δ(A).
+
+    Args:
+      matrix: A, of shape (d, d).
+      alpha: smallest slope, in (0, 1].
+      witness: D and x; x need not have norm 1.
+
+    Raises:
+      ValueError: if the shapes differ, D leaves [alpha, 1] or x is zero.
+
+    >>> w = Witness(np.ones(2), np.array([1.0, 1.0]))
+    >>> round(attained_log_norm([[0.0, 2.0], [0.0, 0.0]], 0.5, w), 9)
+    1.0
+    """
+    matrix = check_matrix(matrix)
+    alpha = check_alpha(alpha)
+    size = len(matrix)
+    diagonal, vector = (np.asarray(v, np.float64) for v in witness)
+    if diagonal.shape != (size,) or vector.shape != (size,):
+        raise ValueError(
+            f"`witness` must hold two vectors of shape ({size},). Received: "
+            f"shapes {diagonal.shape} and {vector.shape}"
+        )
+    if not np.all((diagonal >= alpha) & (diagonal <= 1.0)):
+        raise ValueError(
+            f"`witness.diagonal` must lie in [{alpha}, 1]. "
+            f"Received: entries in [{diagonal.min()}, {diagonal.max()}]"
+        )
+    square = vector @ vector
+    if not (np.isfinite(square) and square > 0.0):
+        raise ValueError(
+            "`witness.vector` must be finite and not zero. "
+            f"Received: vector={vector}"
+        )
+    value = (diagonal * vector) @ (matrix @ vector) / square
+    magnitude = np.abs(diagonal * vector) @ (np.abs(matrix) @ np.abs(vector))
+    return float(value - relative_rounding(3 * size + 5) * magnitude / square)
+
+
+def certified_log_norm(
+    matrix: ArrayLike, alpha: float, certificate: ArrayLike
+) -> float:
+    """The bound on δ(A) that a certificate t > 0 proves.
+
+    λmax(m·sym(A) + (r/2)(T + Aᵀ T⁻¹ A)) with m = (1+alpha)/2, r = (1-alpha)/2,
+    plus a bound on the rounding errors of its own evaluation: a true upper
+    bound of δ(A) in exact arithmetic. The eigenvalue is verified by a Cholesky
+    factorisation (Rump, Verification of positive definiteness, BIT 2006).
+
+    Args:
+      matrix: A, of shape (d, d).
+      alpha: smallest slope, in (0, 1].
+      certificate: t, of shape (d,).
+
+    Raises:
+      ValueError: if an entry of t is not positive and finite.
+
+    >>> round(certified_log_norm([[0.0, 2.0], [0.0, 0.0]], 1.0, [1, 1]), 9)
+    1.0
+    """
+    matrix = check_matrix(matrix)
+    alpha = check_alpha(alpha)
+    t = check_certificate(certificate, len(matrix))
+    bound = np.asarray(
+        certificate_matrix(
+            tf.constant(matrix), tf.constant(t), np.float64(alpha), 1.0
+        )
+    )
+    magnitude = np.asarray(
+        certificate_matrix(
+            tf.constant(np.abs(matrix)), tf.constant(t), np.float64(alpha), 1.0
+        )
+    )
+    return largest_eigenvalue_above(
+        bound, norm_of_rounding(magnitude, len(matrix) + 8)
+    )
+
+
+def worst_case_log_norm(
+    matrix: ArrayLike,
+    alpha: float,
+    *,
+    exact: bool = False,
+    tolerance: float = 1e-7,
+    time_limit: float = 60.0,
+    starts: int = 256,
+    seed: int = 0,
+) -> WorstCaseLogNorm:
+    """Brackets δ(A) = max μ2(DA) over diagonal D with alpha <= D_ii <= 1.
+
+    The flow of u' = σ(Au + b) on [0, T] with slopes of σ in [alpha, 1] has
+    Lipschitz constant at most exp(δ(A) T) in the 2-norm (De Marinis et al.,
+    arXiv 2501.10740). Maximising over D is combinatorial: the lower end is the
+    best of a search from many starts, the upper end the minimum of a convex
+    relaxation; both are proven, floating-point errors included. Everything is
+    computed in float64.
+
+    Args:
+      matrix: A, of shape (d, d).
+      alpha: smallest slope of the activation, in (0, 1].
+      exact: also runs branch and bound until the ends meet to 1e-9 relative to
+        the norm of A (seconds for d <= 16), or `time_limit` is over.
+      tolerance: of the minimisation behind `upper`, relative to |A|₂.
+      time_limit: seconds given to branch and bound.
+      starts: number of starts of the search behind `lower`.
+      seed: of the starts; equal arguments give equal results.
+
+    Returns:
+      A `WorstCaseLogNorm`.
+
+    Raises:
+      ValueError: if the matrix is not square and finite, or alpha is not in
+        (0, 1].
+      TypeError: if an argument is not numeric.
+
+    >>> bracket = worst_case_log_norm([[0.0, 2.0], [0.0, 0.0]], alpha=0.5)
+    >>> bool(bracket.lower <= 1.0 <= bracket.upper)
+    True
+    """
+    matrix = check_matrix(matrix)
+    alpha = check_alpha(alpha)
+    tolerance = check_number(tolerance, "tolerance")
+    size = len(matrix)
+    norm = np.linalg.norm(matrix / (np.abs(matrix).max() or 1.0), 2)
+    norm *= np.abs(matrix).max()
+    if norm == 0.0:
+        witness = Witness(np.ones(size), np.eye(size)[0])
+        return WorstCaseLogNorm(0.0, 0.0, witness, np.full(size, 1e-300))
+    scaled = matrix / norm
+
+    lower_slope, upper_slope = np.full(size, alpha), np.ones(size)
+    certificate = np.ones(size)
+    if alpha < 1.0:
+        certificate = minimise_certificate(
+            scaled[None],
+            certificate[None],
+            lower_slope[None],
+            upper_slope[None],
+            tolerance,
+        )[0].numpy()
+    bound = certificate_matrix(
+        tf.constant(scaled), tf.constant(certificate), np.float64(alpha), 1.0
+    )
+    guesses = np.concatenate(
+        [
+            np.linalg.eigh(bound)[1].T[::-1][:16],
+            np.linalg.eigh(scaled + scaled.T)[1].T[::-1][:16],
+            np.linalg.svd(scaled)[2][:16],
+            np.random.default_rng(seed).standard_normal((starts, size)),
+        ]
+    )
+    vector, _ = maximise_witness(
+        scaled, guesses, lower_slope, upper_slope, 6, seed
+    )
+    vector = vector.numpy()
+    diagonal = np.where(vector * (matrix @ vector) > 0, 1.0, alpha)
+    certificate = certificate * norm
+    upper = certified_log_norm(matrix, alpha, certificate)
+    if exact and alpha < 1.0:
+        upper_scaled, vector, diagonal = close_gap(
+            scaled, alpha, vector, certificate / norm, 1e-9, time_limit
+        )
+        upper = min(
+            upper, upper_scaled * norm + norm * relative_rounding(8 * size)
+        )
+    witness = Witness(diagonal, vector)
+    lower = attained_log_norm(matrix, alpha, witness)
+    return WorstCaseLogNorm(lower, upper, witness, certificate)
