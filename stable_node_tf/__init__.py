@@ -1,0 +1,57 @@
+"""Neural ODE classifiers for Keras that are provably stable.
+
+>>> import keras
+>>> model = keras.Sequential([keras.Input((4,)), StableODELayer(delta_bar=0.0)])
+>>> model.output_shape
+(None, 4)
+"""
+
+import os as _os
+
+if _os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+    raise ImportError(
+        "stable_node_tf needs Keras on TensorFlow: KERAS_BACKEND must be unset "
+        f"or 'tensorflow'. Received: {_os.environ['KERAS_BACKEND']!r}"
+    )
+
+from stable_node_tf.activations import (
+    CustomActivation,
+    LeakyTanh,
+    SmoothLeakyReLU,
+)
+from stable_node_tf.constraints import LogNormConstraint, SpectralNormConstraint
+from stable_node_tf.initializers import SkewSymmetric
+from stable_node_tf.layers import StabilityReport, StableODELayer
+from stable_node_tf.models import ode_classifier
+from stable_node_tf.solvers import Euler, RungeKutta4
+from stable_node_tf.stability.log_norm import (
+    Witness,
+    WorstCaseLogNorm,
+    attained_log_norm,
+    certified_log_norm,
+    worst_case_log_norm,
+)
+from stable_node_tf.stability.nearest import NearestStable, nearest_stable
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CustomActivation",
+    "Euler",
+    "LeakyTanh",
+    "LogNormConstraint",
+    "NearestStable",
+    "RungeKutta4",
+    "SkewSymmetric",
+    "SmoothLeakyReLU",
+    "SpectralNormConstraint",
+    "StabilityReport",
+    "StableODELayer",
+    "Witness",
+    "WorstCaseLogNorm",
+    "attained_log_norm",
+    "certified_log_norm",
+    "nearest_stable",
+    "ode_classifier",
+    "worst_case_log_norm",
+]

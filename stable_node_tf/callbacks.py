@@ -1,0 +1,56 @@
+"""Keras callback that watches the stability of every StableODELayer."""
+
+import keras
+
+from stable_node_tf.layers import StableODELayer
+
+
+class StabilityMonitor(keras.callbacks.Callback):
+    """Bounds δ(A) at the end of every epoch and insists on δ <= δ̄.
+
+    When training ends with an optimiser that averages weights, `use_ema=True`,
+    all constraints of the model are applied to the average: it satisfies none
+    of them, because Keras averages the weights before it applies constraints.
+
+    Adds `delta_lower` and `delta_upper` of every `StableODELayer` to the logs
+    (prefixed by the layer's name and a slash if there are several), so that
+    progress bar, `History`, `CSVLogger` and `TensorBoard`, placed after this
+    callback, show them.
+
+    Raises:
+      ValueError: at the end of an epoch, if a layer violates its constraint;
+        at the start of training, if the model has no such layer.
+    """
+
+    def on_train_begin(self, logs=None):
+        """Finds the layers."""
+        self._layers = [
+            layer
+            for layer in self.model._flatten_layers()
+            if isinstance(layer, StableODELayer)
+        ]
+        if not self._layers:
+            raise ValueError(
+                "`StabilityMonitor` needs a model with a StableODELayer. "
+                f"Received: model {self.model.name!r} without one"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds the bounds to `logs`."""
+        for layer in self._layers:
+            layer.assert_constraints()
+            prefix = f"{layer.name}/" if len(self._layers) > 1 else ""
+            report = layer.stability(starts=32)
+            if logs is not None:
+                logs[f"{prefix}delta_lower"] = report.delta_lower
+                logs[f"{prefix}delta_upper"] = report.delta_upper
+
+    def on_train_end(self, logs=None):
+        """Applies the constraints to averaged weights."""
+        optimizer = self.model.optimizer
+        if getattr(optimizer, "inner_optimizer", optimizer).use_ema:
+            for variable in self.model.trainable_variables:
+                if variable.constraint is not None:
+                    variable.assign(variable.constraint(variable))
+        for layer in self._layers:
+            layer.assert_constraints()

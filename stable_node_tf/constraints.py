@@ -1,0 +1,148 @@
+"""Keras constraints: worst-case logarithmic norm and spectral norm budgets.
+
+Keras applies a constraint after every optimiser step, inside the compiled train
+step, and only there: not at initialisation, not in `set_weights`, not when a
+file is loaded or an optimiser with `use_ema=True` ends `fit` by storing its
+average. `StableODELayer` therefore starts from a feasible matrix, export checks
+again, and the callback `StabilityMonitor` applies the constraints to averages.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from stable_node_tf.stability.certificate_search import minimise_certificate
+from stable_node_tf.stability.checks import check_alpha, check_number
+from stable_node_tf.stability.clipping import (
+    clip_log_norm,
+    clip_singular_values,
+    smallest_certificate,
+)
+
+
+@keras.saving.register_keras_serializable(package="stable_node_tf")
+class LogNormConstraint(keras.constraints.Constraint):
+    """Keeps the worst-case logarithmic norm of a square matrix below δ̄.
+
+    Called with A it returns A + Δ with a certificate T such that
+    δ(A + Δ) <= δ_T(A + Δ) <= δ̄ (arXiv 2501.10740 for the problem,
+    docs/theory.md for the certificate). A matrix that is certified already is
+    returned as it is. By itself the constraint has no state and computes T anew
+    each time; a layer that owns two non-trainable weights for it calls
+    `attach`, after which T is carried from step to step at almost no cost and
+    saved with the model.
+
+    Args:
+      delta_bar: δ̄, any finite number; the flow on [0, T] then has Lipschitz
+        constant at most exp(δ̄T).
+      alpha: smallest slope of the activation, in (0, 1].
+
+    Raises:
+      TypeError: if an argument is not a real number.
+      ValueError: if `delta_bar` is not finite or `alpha` not in (0, 1].
+
+    >>> constraint = LogNormConstraint(delta_bar=0.0, alpha=0.5)
+    >>> bool(constraint(tf.eye(2))[0, 0] <= 0.0)
+    True
+    """
+
+    def __init__(self, delta_bar: float, alpha: float) -> None:
+        self.delta_bar = check_number(delta_bar, "delta_bar")
+        self.alpha = check_alpha(alpha)
+        self._certificate = None
+        self._proposal = None
+
+    def attach(self, certificate, proposal) -> None:
+        """Hands over the weights that carry T from one step to the next.
+
+        Args:
+          certificate: float64 variable of shape (d,), t of the last result.
+          proposal: float64 variable of shape (d,), t for the next call.
+        """
+        self._certificate, self._proposal = certificate, proposal
+
+    def __call__(self, w):
+        """Returns A + Δ, of the shape (d, d) and dtype of `w`."""
+        matrix = tf.convert_to_tensor(w)
+        if self._certificate is None:
+            certificate = self._cold_certificate(matrix)
+        else:
+            certificate = tf.convert_to_tensor(self._proposal)
+        # Weights that were set or loaded may belong to a larger δ̄.
+        floor = smallest_certificate(self.delta_bar, self.alpha)
+        certificate = tf.maximum(certificate, 1.01 * floor)
+        projected, proposal = clip_log_norm(
+            matrix, certificate, self.delta_bar, self.alpha
+        )
+        if self._certificate is not None:
+            self._certificate.assign(certificate)
+            self._proposal.assign(proposal)
+        return projected
+
+    def _cold_certificate(self, matrix):
+        matrix = tf.cast(matrix, tf.float64)
+        norm = tf.norm(matrix)
+        norm = tf.where(norm > 0.0, norm, 1.0)
+        ones = tf.ones_like(matrix[:1])
+        certificate = ones
+        if self.alpha < 1.0:
+            certificate = minimise_certificate(
+                (matrix / norm)[None], ones, self.alpha * ones, ones, 1e-5
+            )
+        return certificate[0] * norm
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {"delta_bar": self.delta_bar, "alpha": self.alpha}
+
+
+@keras.saving.register_keras_serializable(package="stable_node_tf")
+class SpectralNormConstraint(keras.constraints.Constraint):
+    """Keeps the spectral norm of a kernel below a budget.
+
+    Clips singular values, that is, returns the nearest kernel in the Frobenius
+    norm with spectral norm at most `max_norm`. A bound on A alone lets training
+    move the gain into the layers around it; budgets on those close that door.
+
+    Args:
+      max_norm: positive and finite. Kernels of shape (..., n) count as matrices
+        with n columns.
+
+    Raises:
+      TypeError: if `max_norm` is not a real number.
+      ValueError: if it is not finite and positive.
+
+    >>> kernel = SpectralNormConstraint(1.0)(tf.constant([[3.0, 0.0]]))
+    >>> bool(0.999 < kernel[0, 0] <= 1.0)
+    True
+    """
+
+    def __init__(self, max_norm: float) -> None:
+        self.max_norm = check_number(max_norm, "max_norm")
+        if self.max_norm <= 0.0:
+            raise ValueError(
+                f"`max_norm` must be positive. Received: max_norm={max_norm}"
+            )
+
+    def __call__(self, w):
+        """Returns the clipped kernel, of the shape and dtype of `w`."""
+        kernel = tf.convert_to_tensor(w)
+        matrix = tf.reshape(kernel, [-1, kernel.shape[-1]])
+        wide = matrix.shape[0] < matrix.shape[1]
+        if wide:
+            matrix = tf.transpose(matrix)
+        rounding = np.finfo(kernel.dtype.as_numpy_dtype).eps
+        room = rounding * matrix.shape[0]
+        clipped, _, values = clip_singular_values(
+            matrix, self.max_norm * (1.0 - 2 * room)
+        )
+        inside = values[-1] <= self.max_norm * (1.0 - room)
+        if wide:
+            clipped = tf.transpose(clipped)
+        return tf.where(inside, kernel, tf.reshape(clipped, kernel.shape))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {"max_norm": self.max_norm}

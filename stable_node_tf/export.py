@@ -1,0 +1,287 @@
+"""Classifiers as SavedModels, for TensorFlow Serving and for evaluation."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+SIGNATURE = "serving_default"
+_OUTPUTS = ("logits", "probabilities", "label")
+_PYTHON_OPS = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
+
+
+class ExportedModel:
+    """A reloaded SavedModel, called like the Keras model it came from.
+
+    Calling it maps images (batch, ...) to logits (batch, classes) and is
+    differentiable, so that attacks run on the artifact itself.
+
+    Attributes:
+        path: the version directory it was read from.
+        input_name: name of the input of the signature, for example "image".
+        input_spec: its `tf.TensorSpec`, batch dimension None.
+
+    Example:
+        >>> image = keras.Input((2,), name="image")
+        >>> model = keras.Model(image, keras.layers.Dense(3)(image))
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     _ = export(model, directory)
+        ...     exported = load(directory)
+        >>> exported.input_name, exported(tf.zeros([5, 2])).shape.as_list()
+        ('image', [5, 3])
+        >>> exported.predict(np.zeros([5, 2]))["label"].shape
+        (5,)
+    """
+
+    def __init__(self, path: Path, artifact: Any, signature: Any):
+        """Wraps what `tf.saved_model.load` returned; use `load` instead."""
+        self.path = path
+        self._artifact = artifact  # owns the variables of the signature
+        self._signature = signature
+        [(self.input_name, self.input_spec)] = (
+            signature.structured_input_signature[1].items()
+        )
+
+    def __call__(self, images: Any) -> Any:
+        """Computes logits, (batch, classes), of images (batch, ...)."""
+        return self._answers(images)["logits"]
+
+    def predict(self, images: Any) -> dict[str, np.ndarray]:
+        """Computes all outputs of the signature.
+
+        Args:
+            images: array (batch, ...) in the units the model was trained on,
+                converted to the dtype of the input.
+
+        Returns:
+            `logits` and `probabilities`, floats (batch, classes), and
+            `label`, int64 (batch,), the class with the largest logit.
+
+        Raises:
+            ValueError: if the images do not have the shape of the input.
+        """
+        answers = self._answers(images)
+        return {name: answers[name].numpy() for name in _OUTPUTS}
+
+    def _answers(self, images: Any) -> dict[str, Any]:
+        spec = self.input_spec
+        images = tf.cast(images, spec.dtype)
+        if not spec.shape.is_compatible_with(images.shape):
+            raise ValueError(
+                f"{self.input_name} must have shape {spec.shape}. "
+                f"Received: shape {images.shape}"
+            )
+        answers: dict[str, Any] = self._signature(**{self.input_name: images})
+        return answers
+
+
+def export(model: keras.Model, directory: str | Path) -> Path:
+    """Writes a classifier as a SavedModel under `directory`/1.
+
+    The signature `serving_default` has one input, named, shaped and typed as
+    the `keras.Input` of the model with batch dimension None, and the outputs
+    of `ExportedModel.predict`. The artifact holds TensorFlow operations only
+    and can be differentiated after reloading.
+
+    The export appears under its name only once it is complete: until then an
+    earlier export stays in place, and other versions are not touched. One
+    export at a time may write to a directory.
+
+    Every layer that has a method `assert_constraints` (as `StableODELayer`
+    has) is asked first, because Keras applies constraints neither on loading
+    weights nor on setting them.
+
+    Args:
+        model: a functional or sequential model with one input and one output,
+            the logits (batch, classes).
+        directory: created where needed, with its parents.
+
+    Returns:
+        The path of the version directory, `directory`/1.
+
+    Raises:
+        TypeError: if `model` is not a Keras model.
+        ValueError: if the model has not one input and one output, its output
+            is not (batch, classes), its graph calls into Python (such a
+            model cannot be served), or a layer violates its constraints.
+        NotADirectoryError: if `directory` is a file.
+
+    Example:
+        >>> image = keras.Input((2,), name="image")
+        >>> model = keras.Model(image, keras.layers.Dense(3)(image))
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     export(model, directory).name
+        '1'
+    """
+    spec = _input_spec(model)
+    for layer in model._flatten_layers(include_self=False):
+        if hasattr(layer, "assert_constraints"):
+            layer.assert_constraints()
+
+    parent = Path(directory)
+    if parent.exists() and not parent.is_dir():
+        raise NotADirectoryError(
+            f"directory must not be a file. Received: directory={directory}"
+        )
+    parent.mkdir(parents=True, exist_ok=True)
+    target = parent / "1"
+    with tempfile.TemporaryDirectory(
+        prefix=".exporting-", dir=parent, ignore_cleanup_errors=True
+    ) as scratch:
+        complete = Path(scratch) / "complete"
+        _write(model, spec, complete)
+        _refuse_python_ops(complete)
+        _replace(target, complete, Path(scratch) / "replaced")
+    _remove_leftovers(parent)
+    return target
+
+
+def load(directory: str | Path) -> ExportedModel:
+    """Reads a SavedModel back.
+
+    Args:
+        directory: what was given to `export`, of which the highest version is
+            read, or one version directory itself.
+
+    Returns:
+        An `ExportedModel`.
+
+    Raises:
+        FileNotFoundError: if there is no such directory, or no SavedModel in
+            it.
+        ValueError: if the SavedModel is damaged or does not have the
+            signature that `export` writes.
+
+    Example:
+        >>> load("/nowhere")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: directory must exist. Received: directory=/nowhere
+    """
+    path = _newest_version(Path(directory))
+    try:
+        artifact = tf.saved_model.load(str(path))
+    except Exception as error:  # the loader raises whatever it trips over
+        raise ValueError(
+            f"The SavedModel in {path} is damaged or unreadable: "
+            f"{_first_line(error)}"
+        ) from error
+    signature = artifact.signatures.get(SIGNATURE)
+    if signature is None:
+        raise ValueError(
+            f"The SavedModel in {path} must have the signature {SIGNATURE}. "
+            f"Received: signatures {sorted(artifact.signatures)}"
+        )
+    inputs = signature.structured_input_signature[1]
+    outputs = signature.structured_outputs
+    if len(inputs) != 1 or not set(_OUTPUTS) <= set(outputs):
+        raise ValueError(
+            f"The signature {SIGNATURE} in {path} must have one input and the "
+            f"outputs {', '.join(_OUTPUTS)}. Received: inputs "
+            f"{sorted(inputs)}, outputs {sorted(outputs)}"
+        )
+    return ExportedModel(path, artifact, signature)
+
+
+def _input_spec(model: keras.Model) -> tf.TensorSpec:
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"model must be a keras.Model. Received: {type(model).__name__}"
+        )
+    inputs = getattr(model, "inputs", None) or []
+    outputs = getattr(model, "outputs", None) or []
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(
+            "model must be a functional or sequential model, built, with one "
+            f"input and one output. Received: {len(inputs)} inputs and "
+            f"{len(outputs)} outputs in model {model.name}"
+        )
+    if len(outputs[0].shape) != 2:
+        raise ValueError(
+            "model must return logits of shape (batch, classes). "
+            f"Received: output shape {outputs[0].shape}"
+        )
+    image = inputs[0]
+    return tf.TensorSpec([None, *image.shape[1:]], image.dtype, image.name)
+
+
+def _write(model: keras.Model, spec: tf.TensorSpec, path: Path) -> None:
+    def serve(images: Any) -> dict[str, Any]:
+        logits = model(images, training=False)
+        if logits.dtype.size < 4:
+            logits = tf.cast(logits, tf.float32)
+        return {
+            "logits": logits,
+            "probabilities": tf.nn.softmax(logits),
+            "label": tf.argmax(logits, axis=-1, output_type=tf.int64),
+        }
+
+    archive = keras.export.ExportArchive()
+    archive.add_endpoint(SIGNATURE, serve, input_signature=[spec])
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
+    archive.write_out(str(path), options=options, verbose=False)
+
+
+def _refuse_python_ops(path: Path) -> None:
+    saved_model = saved_model_pb2.SavedModel()
+    saved_model.ParseFromString((path / "saved_model.pb").read_bytes())
+    for meta_graph in saved_model.meta_graphs:
+        graph = meta_graph.graph_def
+        nodes = list(graph.node)
+        for function in graph.library.function:
+            nodes.extend(function.node_def)
+        found = [f"{n.name} ({n.op})" for n in nodes if n.op in _PYTHON_OPS]
+        if found:
+            raise ValueError(
+                "model must consist of TensorFlow operations to be served. "
+                f"Received: calls into Python: {', '.join(found)}"
+            )
+
+
+def _replace(target: Path, complete: Path, replaced: Path) -> None:
+    """Puts `complete` in the place of `target`, or leaves both alone."""
+    if not target.exists():
+        complete.rename(target)
+        return
+    try:
+        target.rename(replaced)
+        complete.rename(target)
+    except BaseException:
+        if not target.exists():
+            replaced.rename(target)
+        raise
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Removes what exports that were killed have left behind."""
+    for leftover in parent.glob(".exporting-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _newest_version(directory: Path) -> Path:
+    if not directory.is_dir():
+        raise FileNotFoundError(
+            f"directory must exist. Received: directory={directory}"
+        )
+    if (directory / "saved_model.pb").is_file():
+        return directory
+    versions = [
+        path
+        for path in directory.iterdir()
+        if path.name.isdecimal() and (path / "saved_model.pb").is_file()
+    ]
+    if not versions:
+        raise FileNotFoundError(
+            "directory must hold a SavedModel, in itself or under an integer "
+            f"version such as 1. Received: directory={directory}"
+        )
+    return max(versions, key=lambda path: int(path.name))
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
