@@ -1,0 +1,241 @@
+"""Trains three classifiers alike and compares them under FGSM.
+
+    python -m trainers.compare --dataset=mnist
+
+"ordinary" is free; in "stable_ode" only the matrix A of the ODE is constrained,
+as in arXiv 2501.10740; in "stable_network" A, encoder and read-out are. The
+three share architecture, seed, schedule and number of steps. Everything goes
+to results/DATASET/: checkpoints, SavedModels, results.json, results.csv and the
+pictures. Interrupted, the same command carries on; models that are trained
+already are taken as they are.
+"""
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import rich
+from absl import app, flags, logging
+
+from stable_node_tf import attacks, evaluation, export, nearest_stable
+from stable_node_tf.stability.certificates import (
+    network_lipschitz,
+    spectral_norm_bound,
+)
+from trainers import datasets, pictures, report, training
+from trainers.measurement import EPSILONS, fgsm_curve, points
+from trainers.recipe import Recipe
+
+PRESETS = {
+    "default": Recipe(
+        width=128,
+        rotation=8.0,
+        delta_bar=0.0,
+        encoder_max_norm=1.6,
+        readout_max_norm=2.0,
+        epochs=12,
+    ),
+    "paper": Recipe(
+        width=64,
+        delta_bar=0.0,
+        encoder_max_norm=2.25,
+        readout_max_norm=2.0,
+        epochs=12,
+    ),
+}
+_SHOWN_EPSILONS = (0.0, 0.05, 0.1, 0.15, 0.2)
+_PAIRS = 200
+
+_DATASET = flags.DEFINE_enum(
+    "dataset", "mnist", datasets.NAMES, "Images.", allow_override=True
+)
+_PRESET = flags.DEFINE_enum(
+    "preset",
+    "default",
+    PRESETS,
+    "default: what we found best; paper: the architecture of the literature.",
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Of the three models.", 0, allow_override=True
+)
+_EPOCHS = flags.DEFINE_integer(
+    "epochs",
+    None,
+    "Passes over the images; by default the preset's.",
+    1,
+    allow_override=True,
+)
+_RESULTS = flags.DEFINE_string("results", "results", "Directory of results.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Directory of the TFDS data sets.", allow_override=True
+)
+
+
+def variants(recipe: Recipe) -> dict[str, Recipe]:
+    """The three recipes compared: free, A constrained, all constrained."""
+    free_ends = {"encoder_max_norm": None, "readout_max_norm": None}
+    return {
+        "ordinary": dataclasses.replace(recipe, delta_bar=None, **free_ends),
+        "stable_ode": dataclasses.replace(recipe, **free_ends),
+        "stable_network": recipe,
+    }
+
+
+def describe(
+    name: str, model: keras.Model, delta_bar: float, trained: training.Trained
+) -> dict:
+    """What `results.json` says of a model besides its accuracies."""
+    stability = model.get_layer("ode").stability()
+    encoder, readout = (
+        spectral_norm_bound(keras.ops.convert_to_numpy(layer.kernel))
+        for layer in (model.get_layer("encoder"), model.get_layer("logits"))
+    )
+    kernel = keras.ops.convert_to_numpy(model.get_layer("ode").kernel)
+    nearest = nearest_stable(kernel, delta_bar, model.get_layer("ode").alpha)
+    return {
+        "name": name,
+        "delta_lower": stability.delta_lower,
+        "delta_upper": stability.delta_upper,
+        "delta_bar": stability.delta_bar,
+        "lipschitz_bound": network_lipschitz(
+            encoder, stability.lipschitz_bound, readout
+        ),
+        "lipschitz_bound_holds_for": (
+            f"network from image to logits, ODE as {stability.holds_for}"
+        ),
+        "distance_to_stable": nearest.distance,
+        "encoder_norm": encoder,
+        "readout_norm": readout,
+        "training_seconds": trained.seconds,
+        "steps": trained.steps,
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the comparison that the flags ask for."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.WARNING)
+    recipe = dataclasses.replace(
+        PRESETS[_PRESET.value], dataset=_DATASET.value, seed=_SEED.value
+    )
+    if _EPOCHS.value is not None:
+        recipe = dataclasses.replace(recipe, epochs=_EPOCHS.value)
+    try:
+        compare(recipe, _PRESET.value, Path(_RESULTS.value) / recipe.dataset)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+def compare(recipe: Recipe, preset: str, directory: Path) -> None:
+    """Trains, exports, attacks and reports on the three variants."""
+    data = datasets.load(recipe.dataset, data_dir=_DATA_DIR.value)
+    models, summaries = {}, []
+    for name, variant in variants(recipe).items():
+        print(f"\nTraining {name}")
+        trained = training.train(
+            variant, data.train, directory / "checkpoints", name
+        )
+        models[name] = trained.model
+        summary = describe(name, trained.model, recipe.delta_bar, trained)
+        saved = directory / "saved_models" / name
+        export.export(trained.model, saved)
+        for key, model in (
+            ("fgsm", trained.model),
+            ("saved_model_fgsm", export.load(saved)),
+        ):
+            curve = fgsm_curve(
+                model,
+                data.test.images,
+                data.test.labels,
+                EPSILONS,
+                f"Attacking {name}" + " reloaded" * (key != "fgsm"),
+            )
+            summary.setdefault("clean_accuracy", curve.clean_accuracy)
+            summary.setdefault("zero_gradient_share", curve.zero_gradient_share)
+            summary[key] = points(curve)
+        summaries.append(summary)
+
+    results = {
+        "dataset": recipe.dataset,
+        "preset": preset,
+        "seed": recipe.seed,
+        "config": dataclasses.asdict(recipe),
+        "versions": {
+            package: importlib.metadata.version(package)
+            for package in ("tensorflow", "keras", "tensorflow-probability")
+        }
+        | {"python": platform.python_version()},
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+        "models": summaries,
+    }
+    report.write_json(results, directory / "results.json")
+    report.write_csv(results, directory / "results.csv")
+    draw(results, models, data.test, directory)
+    rich.print(report.table(results))
+    print(f"Written to {directory}: results.json, results.csv, accuracy.png,")
+    print("attacked_images.png, separation.png, saved_models/")
+
+
+def draw(
+    results: dict,
+    models: dict[str, keras.Model],
+    test: datasets.Split,
+    directory: Path,
+) -> None:
+    """Draws the three pictures."""
+    pictures.plot_accuracy(results, directory / "accuracy.png")
+
+    images = test.images[:_PAIRS].astype(np.float32) / 255.0
+    labels = test.labels[:_PAIRS]
+    attacked = {}
+    for name in ("ordinary", "stable_network"):
+        adversarial, _ = attacks.fgsm(
+            models[name], images[:3], labels[:3], _SHOWN_EPSILONS
+        )
+        answers = [
+            models[name](batch).numpy().argmax(-1) for batch in adversarial
+        ]
+        attacked[name] = (np.asarray(adversarial), np.asarray(answers))
+    pictures.plot_attacked_images(
+        directory / "attacked_images.png",
+        labels[:3],
+        _SHOWN_EPSILONS,
+        attacked,
+    )
+
+    times = np.linspace(0.0, 1.0, 11)
+    separations, uppers = {}, {}
+    for summary in results["models"]:
+        model = models[summary["name"]]
+        encoder = keras.Model(model.input, model.get_layer("encoder").output)
+        state = encoder(images).numpy()
+        noise = np.random.default_rng(0).standard_normal(state.shape)
+        noise *= 1e-2 * np.linalg.norm(state, axis=1, keepdims=True)
+        noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+        separations[summary["name"]] = evaluation.separation(
+            model.get_layer("ode").trajectory, state, noise, times
+        )
+        uppers[summary["name"]] = summary["delta_upper"]
+    pictures.plot_separation(
+        directory / "separation.png",
+        times,
+        separations,
+        uppers,
+        results["dataset"],
+    )
+
+
+def run() -> None:
+    """Entry point of the command line."""
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

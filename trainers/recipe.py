@@ -1,0 +1,121 @@
+"""What to train: all choices of one training run, checked when made."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+import keras
+
+from stable_node_tf import SkewSymmetric, activations, ode_classifier, solvers
+from stable_node_tf.stability.checks import check_number
+from trainers import datasets
+
+_ACTIVATIONS = {
+    "smooth_leaky_relu": activations.SmoothLeakyReLU,
+    "leaky_tanh": activations.LeakyTanh,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One training run. Equal recipes give equal models.
+
+    Attributes:
+      dataset: "mnist" or "fashion_mnist".
+      width: dimension of the ODE.
+      activation: "smooth_leaky_relu" or "leaky_tanh".
+      alpha: smallest slope of the activation, in (0, 1].
+      solver: "euler" or "rk4", or an adaptive solver of TFP.
+      num_steps: of a fixed grid.
+      rotation: spectral norm of the skew-symmetric A that training starts
+        from; 0 starts from Glorot's uniform distribution instead.
+      delta_bar: bound on the worst-case logarithmic norm of A, or None.
+      encoder_max_norm: bound on the spectral norm of the encoder, or None.
+      readout_max_norm: bound on the spectral norm of the read-out, or None.
+      epochs: passes over the training images.
+      batch_size: images per step.
+      learning_rate: of Adam at the start; a cosine takes it to zero.
+      seed: of the initial weights and of the order of the images.
+      jit_compile: whether XLA compiles the train step.
+    """
+
+    dataset: str = "mnist"
+    width: int = 64
+    activation: str = "smooth_leaky_relu"
+    alpha: float = 0.1
+    solver: str = "euler"
+    num_steps: int = 20
+    rotation: float = 0.0
+    delta_bar: float | None = None
+    encoder_max_norm: float | None = None
+    readout_max_norm: float | None = None
+    epochs: int = 10
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    seed: int = 0
+    jit_compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses values that no training run can have."""
+        for name, choices in (
+            ("dataset", datasets.NAMES),
+            ("activation", tuple(_ACTIVATIONS)),
+        ):
+            value = getattr(self, name)
+            _require(value in choices, name, value, f"one of {choices}")
+        for name in ("width", "num_steps", "epochs", "batch_size"):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and value >= 1
+            _require(whole, name, value, "a positive integer")
+        whole = isinstance(self.seed, int) and self.seed >= 0
+        _require(whole, "seed", self.seed, "an integer >= 0")
+        for name in ("learning_rate", "encoder_max_norm", "readout_max_norm"):
+            value = getattr(self, name)
+            if value is not None or name == "learning_rate":
+                number = check_number(value, name)
+                _require(number > 0.0, name, value, "positive")
+        if self.delta_bar is not None:
+            check_number(self.delta_bar, "delta_bar")
+        rotation = check_number(self.rotation, "rotation")
+        _require(rotation >= 0.0, "rotation", rotation, "at least 0")
+        self._activation()
+        self._solver()
+
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits that name this recipe."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def build(self, name: str) -> keras.Model:
+        """Returns the untrained model, not compiled."""
+        return ode_classifier(
+            width=self.width,
+            activation=self._activation(),
+            solver=self._solver(),
+            kernel_initializer=self._kernel_initializer(),
+            delta_bar=self.delta_bar,
+            encoder_max_norm=self.encoder_max_norm,
+            readout_max_norm=self.readout_max_norm,
+            seed=self.seed,
+            name=name,
+        )
+
+    def _activation(self) -> Any:
+        return _ACTIVATIONS[self.activation](self.alpha)
+
+    def _solver(self) -> Any:
+        solver = solvers.get(self.solver)
+        if isinstance(solver, (solvers.Euler, solvers.RungeKutta4)):
+            return type(solver)(self.num_steps)
+        return solver
+
+    def _kernel_initializer(self) -> Any:
+        if self.rotation == 0.0:
+            return None
+        return SkewSymmetric(self.rotation, seed=self.seed)
+
+
+def _require(condition: bool, name: str, value: Any, what: str) -> None:
+    if not condition:
+        raise ValueError(f"`{name}` must be {what}. Received: {name}={value!r}")
