@@ -1,0 +1,96 @@
+import keras
+import numpy as np
+import pytest
+
+from stable_node_tf import Euler, SpectralNormConstraint, StableODELayer
+from stable_node_tf.callbacks import StabilityMonitor
+
+X = np.random.default_rng(0).standard_normal((16, 4))
+
+
+def model_of(*layers, optimizer="adam", jit_compile=False):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    model.compile(optimizer, "mse", jit_compile=jit_compile)
+    return model
+
+
+def fit(model, *callbacks, epochs=2):
+    return model.fit(
+        X, 3 * X, epochs=epochs, verbose=0, callbacks=[*callbacks]
+    ).history
+
+
+def flow(name="flow", delta_bar=0.0):
+    return StableODELayer(delta_bar=delta_bar, solver=Euler(4), name=name)
+
+
+def test_bounds_are_logged_for_later_callbacks(tmp_path):
+    layer = flow()
+    logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    history = fit(model_of(layer), StabilityMonitor(), logger)
+    report = layer.stability(starts=32)
+    assert history["delta_upper"][-1] == report.delta_upper
+    assert history["delta_lower"][-1] == report.delta_lower
+    assert max(history["delta_upper"]) <= 0.0
+    header = (tmp_path / "log.csv").read_text().splitlines()[0]
+    assert header.startswith("epoch,delta_lower,delta_upper,loss")
+
+
+def test_several_layers_are_told_apart():
+    history = fit(
+        model_of(flow("one"), keras.Sequential([flow("two", None)])),
+        StabilityMonitor(),
+        epochs=1,
+    )
+    assert set(history) == {
+        "loss",
+        *("one/delta_lower", "one/delta_upper"),
+        *("two/delta_lower", "two/delta_upper"),
+    }
+
+
+def test_model_without_the_layer_is_refused():
+    model = model_of(keras.layers.Dense(4))
+    with pytest.raises(ValueError, match=f"model '{model.name}' without one"):
+        fit(model, StabilityMonitor())
+
+
+class Spoil(keras.callbacks.Callback):
+    """Leaves the certified set behind the constraint's back."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.get_layer("flow").kernel.assign(np.eye(4))
+
+
+def test_violation_stops_training():
+    with pytest.raises(ValueError, match="'flow' must satisfy"):
+        fit(model_of(flow()), Spoil(), StabilityMonitor())
+
+
+@pytest.mark.parametrize("frequency", [None, 3])
+def test_average_of_the_weights_is_made_feasible(frequency):
+    def trained(*callbacks):
+        optimizer = keras.optimizers.Adam(
+            0.1,
+            use_ema=True,
+            ema_momentum=0.8,
+            ema_overwrite_frequency=frequency,
+        )
+        layer = flow()
+        dense = keras.layers.Dense(
+            4, kernel_constraint=SpectralNormConstraint(0.5)
+        )
+        model = model_of(layer, dense, optimizer=optimizer)
+        fit(model, *callbacks, epochs=10)
+        return layer, dense
+
+    layer, dense = trained()
+    with pytest.raises(ValueError, match="delta_bar=0.0"):
+        layer.assert_constraints()
+    before = layer.kernel.numpy()
+
+    layer, dense = trained(StabilityMonitor())
+    layer.assert_constraints()
+    assert np.linalg.norm(dense.kernel.numpy().astype("f8"), 2) <= 0.5
+    assert np.abs(layer.kernel.numpy() - before).max() > 1e-4

@@ -1,0 +1,71 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stable_node_tf import (
+    LogNormConstraint,
+    SpectralNormConstraint,
+    nearest_stable,
+    worst_case_log_norm,
+)
+
+
+@pytest.mark.parametrize("delta_bar", [-0.3, 0.0, 0.5])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_without_state(delta_bar, compiled):
+    matrix = np.random.default_rng(0).standard_normal((10, 10)) / 3
+    constraint = LogNormConstraint(delta_bar, 0.2)
+    call = tf.function(constraint) if compiled else constraint
+    result = call(tf.constant(matrix)).numpy()
+    assert worst_case_log_norm(result, 0.2).upper <= delta_bar + 1e-5
+    nearest = nearest_stable(matrix, delta_bar, 0.2).distance
+    assert nearest * (1 - 1e-6) <= np.linalg.norm(result - matrix) < 2 * nearest
+
+
+def test_as_a_kernel_constraint():
+    constraint = LogNormConstraint(0.0, 0.5)
+    layer = keras.layers.Dense(3, kernel_constraint=constraint)
+    model = keras.Sequential([keras.Input((3,)), layer])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(np.ones((8, 3)), 5 * np.ones((8, 3)), verbose=0)
+    assert worst_case_log_norm(layer.kernel.numpy(), 0.5).upper <= 1e-5
+
+
+@pytest.mark.parametrize("shape", [(30, 4), (4, 30), (3, 3, 2, 5), (1, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_spectral_norm(shape, dtype):
+    kernel = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    result = SpectralNormConstraint(0.5)(kernel).numpy()
+    matrix = kernel.reshape(-1, shape[-1]).astype("float64")
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    nearest = left * np.minimum(values, 0.5) @ right
+    assert result.dtype == dtype and result.shape == shape
+    flat = result.reshape(matrix.shape).astype("float64")
+    assert np.linalg.norm(flat, 2) <= 0.5
+    np.testing.assert_allclose(flat, nearest, atol=1e-4)
+    again = SpectralNormConstraint(0.5)(result)
+    np.testing.assert_array_equal(again, result)
+
+
+@pytest.mark.parametrize(
+    "constraint", [LogNormConstraint(-0.5, 0.1), SpectralNormConstraint(2.0)]
+)
+def test_serialises(constraint):
+    config = keras.saving.serialize_keras_object(constraint)
+    copy = keras.saving.deserialize_keras_object(config)
+    assert copy.get_config() == constraint.get_config()
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: LogNormConstraint(np.inf, 0.5), ValueError, "delta_bar"),
+        (lambda: LogNormConstraint(0.0, 0.0), ValueError, "alpha"),
+        (lambda: SpectralNormConstraint(0.0), ValueError, "max_norm"),
+        (lambda: SpectralNormConstraint(None), TypeError, "max_norm"),
+    ],
+)
+def test_refuses(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

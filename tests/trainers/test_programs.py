@@ -1,0 +1,278 @@
+import json
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from absl import app, flags
+from absl.testing import flagsaver
+
+from stable_node_tf import export, ode_classifier
+from trainers import compare, datasets, evaluate, train
+
+TINY = {"width": 8, "num_steps": 4, "epochs": 2, "batch_size": 16, "seed": 3}
+
+
+def split(count, seed):
+    """Images that a small network can tell apart: bars by their place."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(10, size=count)
+    pixels = rng.integers(60, size=(count, 28, 28, 1))
+    for image, label in zip(pixels, labels, strict=True):
+        image[2 * label : 2 * label + 3] += 150
+    return datasets.Split(pixels.astype(np.uint8), labels)
+
+
+@pytest.fixture
+def data(monkeypatch):
+    """Puts a tiny data set in the place of the real ones."""
+    calls = []
+
+    def load(name, *, data_dir=None, validation=False):
+        calls.append((name, data_dir, validation))
+        return datasets.Dataset(split(64, 0), split(32, 1), split(40, 2))
+
+    monkeypatch.setattr(datasets, "load", load)
+    return calls
+
+
+def run(program, **values):
+    """Runs the main function of a program in this process."""
+    name = program.__name__
+    values = [f"--{flag}={value}" for flag, value in values.items()]
+    with flagsaver.flagsaver():
+        flags.FLAGS([name, *values])
+        program.main([name])
+
+
+def program(module, *arguments):
+    """Runs a program in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", f"trainers.{module}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    "module, arguments, message",
+    [
+        ("train", ["--width=8"], "output"),
+        ("train", ["--output=x", "--alpha=2"], "error: .*alpha=2.0"),
+        ("evaluate", ["--model=/nowhere"], "error: .*/nowhere"),
+        ("compare", ["--model=x"], "model"),
+    ],
+)
+def test_programs_refuse_bad_flags_at_once(
+    module, arguments, message, tmp_path
+):
+    result = program(module, *arguments, f"--data_dir={tmp_path}")
+    assert result.returncode != 0
+    assert re.search(message, result.stderr)
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("width", 0),
+        ("width", "wide"),
+        ("epochs", 0),
+        ("seed", -1),
+        ("dataset", "cifar10"),
+        ("activation", "relu"),
+        ("solver", "heun"),
+        ("rotation", -1),
+        ("preset", "best"),
+        ("epsilons", "0,-1"),
+        ("epsilons", "0,a"),
+        ("epsilons", "0,nan"),
+        ("typo", 1),
+    ],
+)
+def test_flags_refuse_bad_values_by_name(name, value):
+    with pytest.raises(flags.Error, match=name):
+        run(train, **{name: value})
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("alpha", 0.0),
+        ("learning_rate", -1.0),
+        ("delta_bar", float("inf")),
+        ("encoder_max_norm", 0.0),
+        ("readout_max_norm", -2.0),
+    ],
+)
+def test_train_refuses_bad_values_before_the_data(tmp_path, data, name, value):
+    with pytest.raises(SystemExit, match=f"error: .*{name}={value}$"):
+        run(train, **TINY, output=tmp_path / "new", **{name: value})
+    assert not data
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("main", [train.main, evaluate.main, compare.main])
+def test_stray_arguments_are_refused(main):
+    with pytest.raises(app.UsageError, match="stray words"):
+        main(["program", "stray", "words"])
+
+
+def test_train_writes_models_and_a_summary(tmp_path, data, capsys):
+    run(train, **TINY, delta_bar=0.0, output=tmp_path, data_dir="/data")
+    assert data == [("mnist", "/data", False)]
+    summary = json.loads((tmp_path / "train.json").read_text())
+    assert summary["recipe"]["width"] == 8
+    assert summary["recipe"]["delta_bar"] == 0.0
+    assert summary["steps"] == 2 * 4
+    assert summary["stability"]["delta_upper"] <= 0.0
+    assert "holds_for: Euler with 4 steps" in capsys.readouterr().out
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    images = split(8, 5).images.astype(np.float32) / 255.0
+    np.testing.assert_allclose(
+        model(images), export.load(tmp_path)(images), atol=1e-5
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("1", "checkpoints", "model.keras", "train.json"),
+    }
+
+
+def test_train_run_again_does_not_train_again(tmp_path, data, capsys):
+    run(train, **TINY, output=tmp_path)
+    first = (tmp_path / "train.json").read_bytes()
+    run(train, **TINY, output=tmp_path)
+    assert "model: already trained" in capsys.readouterr().out
+    assert (tmp_path / "train.json").read_bytes() == first
+
+
+def test_train_on_the_validation_split_reports_on_it(tmp_path, data, capfd):
+    run(train, **TINY, output=tmp_path, validation=True)
+    assert data == [("mnist", None, True)]
+    assert "val_accuracy" in capfd.readouterr().out
+    [folder] = (tmp_path / "checkpoints").iterdir()
+    assert folder.name.startswith("validated-")
+
+
+def test_train_into_a_file_is_one_clear_line(tmp_path, data):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="error: .*file"):
+        run(train, **TINY, output=tmp_path / "file")
+
+
+@pytest.mark.parametrize("saved", ["model.keras", "saved_model"])
+def test_evaluate_reports_and_writes(tmp_path, data, capsys, saved):
+    model = ode_classifier(width=8)
+    path = tmp_path / saved
+    model.save(path) if path.suffix else export.export(model, path)
+    run(
+        evaluate,
+        model=path,
+        dataset="fashion_mnist",
+        epsilons="0,0.1",
+        json=tmp_path / "out/figures.json",
+    )
+    assert data == [("fashion_mnist", None, False)]
+    figures = json.loads((tmp_path / "out/figures.json").read_text())
+    test = split(40, 2)
+    answers = np.argmax(model(test.images.astype(np.float32) / 255.0), -1)
+    clean = np.mean(answers == test.labels)
+    assert figures["clean_accuracy"] == pytest.approx(clean)
+    assert figures["fgsm"][0] == {"epsilon": 0.0, "accuracy": clean}
+    assert figures["fgsm"][1]["epsilon"] == 0.1
+    assert f"{clean:.2%}" in capsys.readouterr().out
+
+
+def corrupt(tmp_path, what):
+    path = tmp_path / "model.keras"
+    if what == "truncated":
+        ode_classifier(width=8).save(path)
+        path.write_bytes(path.read_bytes()[:3000])
+    elif what == "empty":
+        path.write_bytes(b"")
+    elif what == "folder":
+        path = tmp_path / "folder"
+        path.mkdir()
+    elif what == "saved_model":
+        path = tmp_path / "saved"
+        version = export.export(ode_classifier(width=8), path)
+        (version / "saved_model.pb").write_bytes(b"rubbish")
+    elif what == "other input":
+        ode_classifier(image_shape=(8, 8, 1), width=8).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["missing", "truncated", "empty", "folder", "saved_model", "other input"],
+)
+def test_evaluate_refuses_what_is_no_model(tmp_path, data, what):
+    path = corrupt(tmp_path, what)
+    with pytest.raises(SystemExit) as exit_:
+        run(evaluate, model=path)
+    message = str(exit_.value.code)
+    assert message.startswith("error: ")
+    if what != "other input":
+        assert str(path) in message
+        assert len(message.splitlines()) == 1
+
+
+def test_compare_end_to_end(tmp_path, data, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    tiny = compare.Recipe(
+        width=8,
+        num_steps=4,
+        rotation=3.0,
+        delta_bar=0.0,
+        encoder_max_norm=1.0,
+        readout_max_norm=1.0,
+        epochs=12,
+        batch_size=16,
+    )
+    monkeypatch.setitem(compare.PRESETS, "paper", tiny)
+    arguments = dict(preset="paper", epochs=2, seed=1, results=tmp_path)
+    run(compare, **arguments)
+    assert data == [("mnist", None, False)]
+
+    directory = tmp_path / "mnist"
+    results = json.loads((directory / "results.json").read_text())
+    assert (results["dataset"], results["preset"]) == ("mnist", "paper")
+    assert results["seed"] == results["config"]["seed"] == 1
+    ordinary, stable_ode, stable_network = models = results["models"]
+    assert [model["name"] for model in models] == [
+        *("ordinary", "stable_ode", "stable_network"),
+    ]
+    for model in models:
+        assert model["steps"] == 2 * 4
+        assert model["training_seconds"] > 0.0
+        assert model["delta_lower"] <= model["delta_upper"]
+        assert model["fgsm"][0]["epsilon"] == 0.0
+        assert model["fgsm"][0]["accuracy"] == model["clean_accuracy"]
+        assert model["fgsm"][-1]["epsilon"] == 0.3
+        for mine, theirs in zip(
+            model["fgsm"], model["saved_model_fgsm"], strict=True
+        ):
+            assert mine["epsilon"] == theirs["epsilon"]
+            assert abs(mine["accuracy"] - theirs["accuracy"]) <= 1 / 40
+    assert ordinary["delta_bar"] is None
+    assert ordinary["delta_lower"] > 0.0
+    assert ordinary["distance_to_stable"] > 0.0
+    for model in (stable_ode, stable_network):
+        assert model["delta_upper"] <= model["delta_bar"] == 0.0
+    assert stable_network["encoder_norm"] <= 1.0 + 1e-6
+    assert stable_network["readout_norm"] <= 1.0 + 1e-6
+    assert stable_ode["encoder_norm"] > 1.0
+    files = ("results.csv", "accuracy.png", "attacked_images.png")
+    for file in (*files, "separation.png"):
+        assert (directory / file).stat().st_size > 100
+    for model in models:
+        export.load(directory / "saved_models" / model["name"])
+
+    capsys.readouterr()
+    run(compare, **arguments)
+    assert capsys.readouterr().out.count("already trained") == 3
+    again = json.loads((directory / "results.json").read_text())
+    assert again["models"] == models

@@ -1,0 +1,150 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from trainers import compare, datasets, training
+from trainers.recipe import Recipe
+from trainers.summarise import summary
+
+RECIPE = Recipe(
+    width=4,
+    delta_bar=0.0,
+    rotation=1.0,
+    encoder_max_norm=1.0,
+    readout_max_norm=1.0,
+    num_steps=3,
+    epochs=3,
+    batch_size=16,
+)
+
+
+def split(rows, seed):
+    generator = np.random.default_rng(seed)
+    labels = np.arange(rows) % 10
+    images = generator.integers(0, 60, (rows, 28, 28, 1))
+    images[np.arange(rows), 2 * labels] += 190
+    return datasets.Split(images.astype(np.uint8), labels)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return split(64, 0)
+
+
+class Interrupt(Exception):
+    pass
+
+
+def weights(trained):
+    return trained.model.get_weights()
+
+
+def assert_equal(one, other):
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_interrupted_run_ends_alike(images, tmp_path, monkeypatch):
+    whole = training.train(RECIPE, images, tmp_path / "whole", "model")
+    assert whole.steps == 12
+
+    save = training._Checkpoints.on_epoch_end
+
+    def save_then_interrupt(self, epoch, logs=None):
+        save(self, epoch, logs)
+        if epoch == 1:
+            raise Interrupt
+
+    monkeypatch.setattr(
+        training._Checkpoints, "on_epoch_end", save_then_interrupt
+    )
+    with pytest.raises(Interrupt):
+        training.train(RECIPE, images, tmp_path / "parts", "model")
+    monkeypatch.setattr(training._Checkpoints, "on_epoch_end", save)
+    resumed = training.train(RECIPE, images, tmp_path / "parts", "model")
+    assert_equal(weights(whole), weights(resumed))
+    assert resumed.steps == 12
+
+    again = training.train(RECIPE, images, tmp_path / "parts", "model")
+    assert_equal(weights(whole), weights(again))
+    assert again.seconds == resumed.seconds
+
+
+def test_seeds_and_recipes_have_their_own_runs(images, tmp_path):
+    one = training.train(RECIPE, images, tmp_path, "model")
+    other = training.train(
+        dataclasses.replace(RECIPE, seed=1), images, tmp_path, "model"
+    )
+    assert np.abs(weights(one)[0] - weights(other)[0]).max() > 1e-3
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_refuses_batches_larger_than_the_data(images, tmp_path):
+    recipe = dataclasses.replace(RECIPE, batch_size=65)
+    with pytest.raises(ValueError, match="batch_size"):
+        training.train(recipe, images, tmp_path, "model")
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("width", 0),
+        ("epochs", 0),
+        ("learning_rate", -1.0),
+        ("alpha", 0.0),
+        ("delta_bar", np.nan),
+        ("encoder_max_norm", 0.0),
+        ("dataset", "cifar10"),
+        ("solver", "magic"),
+        ("seed", -1),
+    ],
+)
+def test_recipe_refuses(name, value):
+    with pytest.raises(ValueError, match=name):
+        Recipe(**{name: value})
+
+
+def test_variants_differ_in_their_bounds_only():
+    variants = compare.variants(RECIPE)
+    assert list(variants) == ["ordinary", "stable_ode", "stable_network"]
+    bounds = ("delta_bar", "encoder_max_norm", "readout_max_norm")
+    freed = dict.fromkeys(bounds)
+    alike = {dataclasses.replace(v, **freed) for v in variants.values()}
+    assert len(alike) == 1
+    assert [
+        variants["ordinary"].delta_bar,
+        variants["stable_ode"].delta_bar,
+    ] == [
+        None,
+        0.0,
+    ]
+
+
+def test_comparison_end_to_end(images, tmp_path, monkeypatch):
+    data = datasets.Dataset(images, split(0, 1), split(250, 2))
+    monkeypatch.setattr(compare.datasets, "load", lambda *_, **__: data)
+    compare._DATA_DIR._flagvalues.mark_as_parsed()
+    directory = tmp_path / "mnist"
+    compare.compare(RECIPE, "default", directory)
+
+    results = json.loads((directory / "results.json").read_text())
+    models = {model["name"]: model for model in results["models"]}
+    assert list(models) == ["ordinary", "stable_ode", "stable_network"]
+    for model in models.values():
+        assert model["fgsm"][0]["accuracy"] == model["clean_accuracy"]
+        assert model["fgsm"] == model["saved_model_fgsm"]
+        assert model["delta_lower"] <= model["delta_upper"]
+        assert (directory / "saved_models" / model["name"] / "1").is_dir()
+    for name in ("stable_ode", "stable_network"):
+        assert models[name]["delta_upper"] <= models[name]["delta_bar"] == 0.0
+        assert models[name]["distance_to_stable"] == 0.0
+    assert models["stable_network"]["encoder_norm"] <= 1.0
+    for name in ("accuracy", "attacked_images", "separation"):
+        assert (directory / f"{name}.png").stat().st_size > 1000
+    assert (directory / "results.csv").read_text().count("\n") == 4
+
+    lines = summary([results, results]).splitlines()
+    assert lines[0].endswith("| stable network |")
+    assert "± 0.00" in lines[2]
