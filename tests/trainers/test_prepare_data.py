@@ -515,7 +515,7 @@ def test_program_names_a_damaged_data_set(small_mnist, parsed, tmp_path):
 def test_program_refuses_one_directory_for_both(tmp_path):
     # In a process of its own: other programs override the flag --dataset.
     finished = subprocess.run(
-        [sys.executable, "-m", "trainers.prepare_data", f"--idx_dir={tmp_path}"],
+        [sys.executable, "-m", prepare_data.__name__, f"--idx_dir={tmp_path}"],
         capture_output=True,
         text=True,
         timeout=120,
