@@ -10,15 +10,16 @@ again, and the callback `StabilityMonitor` applies the constraints to averages.
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from stable_node_tf.stability.certificate_search import minimise_certificate
 from stable_node_tf.stability.checks import check_alpha, check_number
 from stable_node_tf.stability.clipping import (
     clip_log_norm,
-    clip_singular_values,
     smallest_certificate,
+)
+from stable_node_tf.stability.singular_value_clipping import (
+    clip_singular_values,
 )
 
 
@@ -133,15 +134,10 @@ class SpectralNormConstraint(keras.constraints.Constraint):
         wide = matrix.shape[0] < matrix.shape[1]
         if wide:
             matrix = tf.transpose(matrix)
-        rounding = np.finfo(kernel.dtype.as_numpy_dtype).eps
-        room = rounding * matrix.shape[0]
-        clipped, _, values = clip_singular_values(
-            matrix, self.max_norm * (1.0 - 2 * room)
-        )
-        inside = values[-1] <= self.max_norm * (1.0 - room)
+        clipped = clip_singular_values(matrix, self.max_norm).matrix
         if wide:
             clipped = tf.transpose(clipped)
-        return tf.where(inside, kernel, tf.reshape(clipped, kernel.shape))
+        return tf.reshape(clipped, kernel.shape)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""

