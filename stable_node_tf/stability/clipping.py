@@ -56,43 +56,46 @@ def clip_log_norm(matrix, certificate, delta_bar: float, alpha: float):
       B in the dtype of `matrix`, with δ_T(B) <= δ̄ for the given t; and the
       proposal for the next t, float64, of shape (d,).
     """
-    stored = matrix
-    matrix = tf.cast(stored, tf.float64)
-    unit = float(np.finfo(stored.dtype.as_numpy_dtype).eps) / 2
     if alpha == 1.0:
-        clipped = _clip_symmetric_part(matrix, delta_bar, unit)
-        return tf.cast(clipped, stored.dtype), certificate
+        return _clip_symmetric_part(matrix, delta_bar), certificate
+    ball, limit, q = _to_ball(matrix, certificate, delta_bar, alpha)
+    clipped = clip_singular_values(ball, limit)
+    moved, step = _from_ball(ball, clipped, certificate, q, alpha)
+    floor = 1.01 * smallest_certificate(delta_bar, alpha)
+    proposal = tf.maximum(certificate * tf.exp(step), floor)
+    return tf.where(clipped.inside, matrix, moved), proposal
 
+
+# XLA runs the many small operations of these two in one go.
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _to_ball(matrix, certificate, delta_bar, alpha):
+    """W in the dtype of the matrix, the limit that leaves room, and q."""
+    stored = matrix.dtype
+    matrix = tf.cast(matrix, tf.float64)
     m, r = (1.0 + alpha) / 2, (1.0 - alpha) / 2
     scale = tf.norm(matrix) + tf.reduce_max(certificate) + abs(delta_bar)
     target = delta_bar - _ROUNDING_ALLOWANCE * scale
     q = 2 * target / r + alpha / r**2 * certificate
-    root_t, root_q = tf.sqrt(certificate)[:, None], tf.sqrt(q)[None, :]
+    weight = tf.sqrt(certificate[:, None] * q[None, :])
+    ball = (matrix + tf.linalg.diag(m / r * certificate)) / weight
+    room = _unit(stored) * (tf.norm(matrix / weight) + tf.norm(ball))
+    return tf.cast(ball, stored), tf.cast(1.0 - room, stored), q
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _from_ball(ball, clipped, certificate, q, alpha):
+    """The clipped matrix in its own coordinates, and the step of log t."""
+    m, r = (1.0 + alpha) / 2, (1.0 - alpha) / 2
     centre = m / r * certificate
-    ball = (matrix + tf.linalg.diag(centre)) / (root_t * root_q)
-    room = unit * (tf.norm(matrix / (root_t * root_q)) + tf.norm(ball))
-    ball = tf.cast(ball, stored.dtype)
-    clipped = clip_singular_values(ball, tf.cast(1.0 - room, ball.dtype))
-    moved = tf.cast(clipped.matrix, tf.float64) * (root_t * root_q)
-    moved = tf.cast(moved - tf.linalg.diag(centre), stored.dtype)
+    moved = tf.cast(clipped.matrix, tf.float64)
+    moved *= tf.sqrt(certificate[:, None] * q[None, :])
+    moved = tf.cast(moved - tf.linalg.diag(centre), ball.dtype)
 
-    step = _certificate_step(
-        ball,
-        clipped,
-        tf.cast(alpha / r**2 * certificate / q, ball.dtype),
-        tf.cast(centre / tf.sqrt(certificate * q), ball.dtype),
-    )
-    floor = 1.01 * smallest_certificate(delta_bar, alpha)
-    proposal = certificate * tf.exp(tf.cast(step, tf.float64))
-    return tf.where(clipped.inside, stored, moved), tf.maximum(proposal, floor)
-
-
-def _certificate_step(ball, clipped, share, shift):
-    """The change of log t.
-
-    d log q = share · d log t, and `shift` is the diagonal of (m/r) T in the
-    coordinates of W.
-    """
+    # d log q = share · d log t; shift: the diagonal of (m/r) T within W.
+    share = tf.cast(alpha / r**2 * certificate / q, ball.dtype)
+    shift = tf.cast(centre / tf.sqrt(certificate * q), ball.dtype)
 
     def change(direction):
         rows, columns = direction[:, None], (share * direction)[None, :]
@@ -106,21 +109,27 @@ def _certificate_step(ball, clipped, share, shift):
     image = tf.matmul(clipped.active, image + tf.transpose(image))
     curvature = tf.reduce_sum(image * tf.transpose(image))
     gain = tf.math.divide_no_nan(tf.reduce_sum(descent**2), curvature)
-    step = _CERTIFICATE_RATE * gain * descent
-    return step / (1.0 + tf.abs(step) / _LARGEST_CERTIFICATE_STEP)
+    step = tf.cast(_CERTIFICATE_RATE * gain * descent, tf.float64)
+    return moved, step / (1.0 + tf.abs(step) / _LARGEST_CERTIFICATE_STEP)
 
 
-def _clip_symmetric_part(matrix, delta_bar, unit):
+def _clip_symmetric_part(matrix, delta_bar):
     """α = 1: δ is the logarithmic norm itself; clips its eigenvalues.
 
     They are singular values after a shift that makes them positive.
     """
-    size = matrix.shape[0]
+    stored = matrix
+    matrix = tf.cast(stored, tf.float64)
     norm = tf.norm(matrix)
     shift = norm + 2 * abs(delta_bar) + _TINY
-    room = (unit + _ROUNDING_ALLOWANCE) * (2 * norm + abs(delta_bar))
+    room = _unit(stored.dtype) + _ROUNDING_ALLOWANCE
+    limit = shift + delta_bar - room * (2 * norm + abs(delta_bar))
     symmetric = (matrix + tf.transpose(matrix)) / 2
-    shifted = symmetric + shift * tf.eye(size, dtype=matrix.dtype)
-    clipped = clip_singular_values(shifted, shift + delta_bar - room)
-    moved = matrix + (clipped.matrix - shifted)
-    return tf.where(clipped.inside, matrix, moved)
+    shifted = symmetric + shift * tf.eye(matrix.shape[0], dtype=matrix.dtype)
+    clipped = clip_singular_values(shifted, limit)
+    moved = tf.cast(matrix + (clipped.matrix - shifted), stored.dtype)
+    return tf.where(clipped.inside, stored, moved)
+
+
+def _unit(dtype):
+    return float(np.finfo(dtype.as_numpy_dtype).eps) / 2

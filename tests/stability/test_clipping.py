@@ -10,7 +10,6 @@ from stable_node_tf.stability.clipping import (
     smallest_certificate,
 )
 
-
 CLIPS = {
     "plain": clip_log_norm,
     "xla": tf.function(clip_log_norm, jit_compile=True),
