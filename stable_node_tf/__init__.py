@@ -32,6 +32,10 @@ from stable_node_tf.stability.log_norm import (
     worst_case_log_norm,
 )
 from stable_node_tf.stability.nearest import NearestStable, nearest_stable
+from stable_node_tf.stability.slope_interval import (
+    SlopeInterval,
+    largest_slope_interval,
+)
 
 __version__ = "0.1.0"
 
@@ -43,6 +47,7 @@ __all__ = [
     "NearestStable",
     "RungeKutta4",
     "SkewSymmetric",
+    "SlopeInterval",
     "SmoothLeakyReLU",
     "SpectralNormConstraint",
     "StabilityReport",
@@ -51,6 +56,7 @@ __all__ = [
     "WorstCaseLogNorm",
     "attained_log_norm",
     "certified_log_norm",
+    "largest_slope_interval",
     "nearest_stable",
     "ode_classifier",
     "worst_case_log_norm",

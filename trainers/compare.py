@@ -35,9 +35,9 @@ from trainers.recipe import Recipe
 PRESETS = {
     "default": Recipe(
         width=128,
-        rotation=8.0,
+        rotation=16.0,
         delta_bar=0.0,
-        encoder_max_norm=1.6,
+        encoder_max_norm=1.5,
         readout_max_norm=2.0,
         epochs=12,
     ),

@@ -1,10 +1,17 @@
 """The best certificate: minimises the upper bound of δ over T = diag(t)."""
 
+import numpy as np
 import tensorflow as tf
 
 _MATRICES = tf.TensorSpec([None, None, None], tf.float64)
 _VECTORS = tf.TensorSpec([None, None], tf.float64)
 _SCALAR = tf.TensorSpec([], tf.float64)
+
+# Bounds on Newton decrements; the first gap takes the fewest steps from d = 16
+# to 512.
+_CENTRED = np.float64(0.3)
+_NEARLY_CENTRED = np.float64(0.9)
+_FIRST_GAP = 0.05
 
 
 def certificate_matrix(matrix, certificate, lower_slope, upper_slope):
@@ -122,15 +129,17 @@ def minimise_certificate(matrix, start, lower_slope, upper_slope, tolerance):
 
     def body(steps, bound, t, mu, done):
         new_bound, new_t, decrement = newton(bound, t, mu)
-        centred = decrement < 0.3
+        last = mu <= tolerance / degree
+        centred = decrement < tf.where(last, _CENTRED, _NEARLY_CENTRED)
         keep = done | ~tf.math.is_finite(decrement)
         bound = tf.where(keep, bound, new_bound)
         t = tf.where(keep[:, None], t, new_t)
-        done = keep | (centred & (mu <= tolerance / degree))
+        done = keep | (centred & last)
         return steps + 1, bound, t, tf.where(centred, 0.1 * mu, mu), done
 
-    bound = tf.linalg.eigvalsh(bound_matrix(start))[:, -1] + 0.1
-    mu = tf.fill(tf.shape(bound), 0.1 / tf.sqrt(degree))
+    gap = _FIRST_GAP / tf.sqrt(degree)
+    bound = tf.linalg.eigvalsh(bound_matrix(start))[:, -1] + gap
+    mu = tf.fill(tf.shape(bound), gap / tf.sqrt(degree))
     done = tf.zeros(tf.shape(bound), tf.bool)
     return tf.while_loop(
         not_done,
