@@ -19,6 +19,7 @@ from stable_node_tf.activations import (
     LeakyTanh,
     SmoothLeakyReLU,
 )
+from stable_node_tf.callbacks import StabilityMonitor
 from stable_node_tf.constraints import LogNormConstraint, SpectralNormConstraint
 from stable_node_tf.initializers import SkewSymmetric
 from stable_node_tf.layers import StabilityReport, StableODELayer
@@ -50,6 +51,7 @@ __all__ = [
     "SlopeInterval",
     "SmoothLeakyReLU",
     "SpectralNormConstraint",
+    "StabilityMonitor",
     "StabilityReport",
     "StableODELayer",
     "Witness",

@@ -12,10 +12,11 @@ class StabilityMonitor(keras.callbacks.Callback):
     all constraints of the model are applied to the average: it satisfies none
     of them, because Keras averages the weights before it applies constraints.
 
-    Adds `delta_lower` and `delta_upper` of every `StableODELayer` to the logs
-    (prefixed by the layer's name and a slash if there are several), so that
-    progress bar, `History`, `CSVLogger` and `TensorBoard`, placed after this
-    callback, show them.
+    Adds `delta_lower` and `delta_upper` of every `StableODELayer` to the logs,
+    and `perturbation` of those with a δ̄: |Δ|_F of an optimiser step, averaged
+    over the epoch. The names have the layer's and a slash in front if there are
+    several. Progress bar, `History`, `CSVLogger` and `TensorBoard`, placed
+    after this callback, show them.
 
     Raises:
       ValueError: at the end of an epoch, if a layer violates its constraint;
@@ -35,15 +36,30 @@ class StabilityMonitor(keras.callbacks.Callback):
                 f"Received: model {self.model.name!r} without one"
             )
 
+    def on_epoch_begin(self, epoch, logs=None):
+        """Notes how far the constraints have moved the kernels."""
+        self._first_step = self._value(self.model.optimizer.iterations)
+        self._perturbations = [
+            self._value(layer.total_perturbation)
+            for layer in self._layers
+            if layer.delta_bar is not None
+        ]
+
     def on_epoch_end(self, epoch, logs=None):
-        """Adds the bounds to `logs`."""
+        """Adds the bounds and the perturbations to `logs`."""
+        logs = {} if logs is None else logs
+        iterations = self._value(self.model.optimizer.iterations)
+        steps = max(iterations - self._first_step, 1)
+        before = iter(self._perturbations)
         for layer in self._layers:
             layer.assert_constraints()
             prefix = f"{layer.name}/" if len(self._layers) > 1 else ""
             report = layer.stability(starts=32)
-            if logs is not None:
-                logs[f"{prefix}delta_lower"] = report.delta_lower
-                logs[f"{prefix}delta_upper"] = report.delta_upper
+            logs[f"{prefix}delta_lower"] = report.delta_lower
+            logs[f"{prefix}delta_upper"] = report.delta_upper
+            if layer.delta_bar is not None:
+                moved = self._value(layer.total_perturbation) - next(before)
+                logs[f"{prefix}perturbation"] = moved / steps
 
     def on_train_end(self, logs=None):
         """Applies the constraints to averaged weights."""
@@ -54,3 +70,7 @@ class StabilityMonitor(keras.callbacks.Callback):
                     variable.assign(variable.constraint(variable))
         for layer in self._layers:
             layer.assert_constraints()
+
+    @staticmethod
+    def _value(variable):
+        return keras.ops.convert_to_numpy(variable).item()

@@ -31,7 +31,7 @@ class LogNormConstraint(keras.constraints.Constraint):
     δ(A + Δ) <= δ_T(A + Δ) <= δ̄ (arXiv 2501.10740 for the problem,
     docs/theory.md for the certificate). A matrix that is certified already is
     returned as it is. By itself the constraint has no state and computes T anew
-    each time; a layer that owns two non-trainable weights for it calls
+    each time; a layer that owns three non-trainable weights for it calls
     `attach`, after which T is carried from step to step at almost no cost and
     saved with the model.
 
@@ -54,15 +54,18 @@ class LogNormConstraint(keras.constraints.Constraint):
         self.alpha = check_alpha(alpha)
         self._certificate = None
         self._proposal = None
+        self._total_perturbation = None
 
-    def attach(self, certificate, proposal) -> None:
-        """Hands over the weights that carry T from one step to the next.
+    def attach(self, certificate, proposal, total_perturbation) -> None:
+        """Hands over the weights that carry the state between the steps.
 
         Args:
           certificate: float64 variable of shape (d,), t of the last result.
           proposal: float64 variable of shape (d,), t for the next call.
+          total_perturbation: float64 scalar variable, the sum of all |Δ|_F.
         """
         self._certificate, self._proposal = certificate, proposal
+        self._total_perturbation = total_perturbation
 
     def __call__(self, w):
         """Returns A + Δ, of the shape (d, d) and dtype of `w`."""
@@ -80,6 +83,8 @@ class LogNormConstraint(keras.constraints.Constraint):
         if self._certificate is not None:
             self._certificate.assign(certificate)
             self._proposal.assign(proposal)
+            moved = tf.cast(tf.norm(projected - matrix), tf.float64)
+            self._total_perturbation.assign_add(moved)
         return projected
 
     def _cold_certificate(self, matrix):

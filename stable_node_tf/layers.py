@@ -147,19 +147,27 @@ class StableODELayer(keras.layers.Layer):
             autocast=False,
         )
         if constraint is not None:
-            # Attributes, both: TensorFlow's checkpoints see nothing else.
+            # Attributes, all: TensorFlow's checkpoints see nothing else.
             self.certificate, self.certificate_proposal = (
-                self.add_weight(
-                    name=name,
-                    shape=(size,),
-                    initializer=start.certificate,
-                    dtype="float64",
-                    trainable=False,
-                    autocast=False,
-                )
+                self._add_state(name, (size,), start.certificate)
                 for name in ("certificate", "certificate_proposal")
             )
-            constraint.attach(self.certificate, self.certificate_proposal)
+            self.total_perturbation = self._add_state("total_perturbation")
+            constraint.attach(
+                self.certificate,
+                self.certificate_proposal,
+                self.total_perturbation,
+            )
+
+    def _add_state(self, name, shape=(), initializer="zeros"):
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=initializer,
+            dtype="float64",
+            trainable=False,
+            autocast=False,
+        )
 
     def call(self, inputs):
         """Returns u(T) for u(0) = inputs, of the same shape (batch, d)."""

@@ -34,7 +34,32 @@ def test_bounds_are_logged_for_later_callbacks(tmp_path):
     assert history["delta_lower"][-1] == report.delta_lower
     assert max(history["delta_upper"]) <= 0.0
     header = (tmp_path / "log.csv").read_text().splitlines()[0]
-    assert header.startswith("epoch,delta_lower,delta_upper,loss")
+    assert header.startswith("epoch,delta_lower,delta_upper,loss,perturbation")
+
+
+def test_perturbation_is_the_mean_over_the_steps():
+    layer = flow()
+    model = model_of(layer)
+    constraint, moves = layer.kernel.constraint, []
+
+    def recorded(kernel):
+        projected = constraint(kernel)
+        moves.append(float(np.linalg.norm(projected - kernel)))
+        return projected
+
+    layer.kernel.constraint = recorded
+    model.compile("adam", "mse", run_eagerly=True)
+    model.optimizer.learning_rate = 0.1
+    history = model.fit(
+        *(X, 3 * X),
+        batch_size=4,
+        epochs=2,
+        verbose=0,
+        callbacks=[StabilityMonitor()],
+    ).history["perturbation"]
+    assert min(moves) > 0.0
+    means = np.mean(np.reshape(moves, (2, 4)), axis=1)
+    np.testing.assert_allclose(history, means, rtol=1e-5)
 
 
 def test_several_layers_are_told_apart():
@@ -45,7 +70,7 @@ def test_several_layers_are_told_apart():
     )
     assert set(history) == {
         "loss",
-        *("one/delta_lower", "one/delta_upper"),
+        *("one/delta_lower", "one/delta_upper", "one/perturbation"),
         *("two/delta_lower", "two/delta_upper"),
     }
 
