@@ -50,6 +50,7 @@ PRESETS = {
     ),
 }
 _SHOWN_EPSILONS = (0.0, 0.05, 0.1, 0.15, 0.2)
+_SHOWN = 4
 _PAIRS = 200
 
 _DATASET = flags.DEFINE_enum(
@@ -192,12 +193,14 @@ def draw(
     """Draws the three pictures."""
     pictures.plot_accuracy(results, directory / "accuracy.png")
 
-    images = test.images[:_PAIRS].astype(np.float32) / 255.0
-    labels = test.labels[:_PAIRS]
+    # The first image of each of the first classes to show up.
+    firsts = np.sort(np.unique(test.labels, return_index=True)[1])[:_SHOWN]
+    images = test.images[firsts].astype(np.float32) / 255.0
+    labels = test.labels[firsts]
     attacked = {}
     for name in ("ordinary", "stable_network"):
         adversarial, _ = attacks.fgsm(
-            models[name], images[:3], labels[:3], _SHOWN_EPSILONS
+            models[name], images, labels, _SHOWN_EPSILONS
         )
         answers = [
             models[name](batch).numpy().argmax(-1) for batch in adversarial
@@ -205,11 +208,13 @@ def draw(
         attacked[name] = (np.asarray(adversarial), np.asarray(answers))
     pictures.plot_attacked_images(
         directory / "attacked_images.png",
-        labels[:3],
+        labels,
         _SHOWN_EPSILONS,
         attacked,
+        datasets.CLASS_NAMES[results["dataset"]],
     )
 
+    images = test.images[:_PAIRS].astype(np.float32) / 255.0
     times = np.linspace(0.0, 1.0, 11)
     separations, uppers = {}, {}
     for summary in results["models"]:

@@ -23,6 +23,13 @@ import tensorflow_datasets as tfds
 from trainers import sources
 
 NAMES = ("mnist", "fashion_mnist")
+CLASS_NAMES = {
+    "mnist": tuple("0123456789"),
+    "fashion_mnist": (
+        *("T-shirt", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+}
 VALIDATION_SIZE = 10_000
 
 # The sum of the CRC-32 of all examples (pixels, then label): the same in

@@ -75,7 +75,7 @@ def plot_attacked_images(
 
     Args:
         path: for example results/mnist/attacked_images.png.
-        labels: the true classes, n of them; three or four fit well.
+        labels: the true classes, n of them; three to five fit well.
         epsilons: the E budgets; four or five fit well.
         attacked: for each model name the attacked images, floats in [0, 1],
             shape (E, n, height, width, 1), and the classes the model answers,
@@ -117,7 +117,7 @@ def plot_attacked_images(
                 axes.set_xlabel(
                     f"{'✓' if right else '✗'} {word(answer)}",
                     color=colour,
-                    fontsize=9 if class_names else 11,
+                    fontsize=9 if len(word(answer)) > 1 else 11,
                     labelpad=3,
                 )
                 if n == 0:
@@ -131,7 +131,7 @@ def plot_attacked_images(
                         rotation=0,
                         ha="right",
                         va="center",
-                        fontsize=11,
+                        fontsize=9 if len(word(int(label))) > 1 else 11,
                     )
     _save(figure, path)
 

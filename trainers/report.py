@@ -234,7 +234,8 @@ def _rounded(value: float | None, direction: str) -> str:
     if value is None:
         return "–"
     exact = decimal.Decimal(repr(float(value)))
-    return f"{exact.quantize(decimal.Decimal('1e-4'), rounding=direction):f}"
+    rounded = exact.quantize(decimal.Decimal("1e-4"), rounding=direction)
+    return f"{abs(rounded) if rounded.is_zero() else rounded:f}"
 
 
 def _plain(value: Any) -> Any:

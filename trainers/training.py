@@ -148,7 +148,14 @@ class _Checkpoints(keras.callbacks.Callback):
         latest = self._manager.latest_checkpoint
         if latest:
             status = self._manager.checkpoint.restore(latest)
-            status.assert_existing_objects_matched()
+            try:
+                status.assert_existing_objects_matched()
+            except AssertionError as error:
+                raise ValueError(
+                    f"The checkpoint {latest} must hold all weights of the "
+                    "model; it is of another version of this package. Delete "
+                    "its directory to train anew."
+                ) from error
         return int(self._epoch)
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from trainers import compare, datasets, training
 from trainers.recipe import Recipe
@@ -79,6 +80,14 @@ def test_seeds_and_recipes_have_their_own_runs(images, tmp_path):
     )
     assert np.abs(weights(one)[0] - weights(other)[0]).max() > 1e-3
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_refuses_checkpoints_of_other_weights(images, tmp_path):
+    folder = tmp_path / f"model-{RECIPE.fingerprint()}"
+    other = tf.train.Checkpoint(epoch=tf.Variable(1, dtype=tf.int64))
+    tf.train.CheckpointManager(other, str(folder), 1).save()
+    with pytest.raises(ValueError, match="another version of this package"):
+        training.train(RECIPE, images, tmp_path, "model")
 
 
 def test_refuses_batches_larger_than_the_data(images, tmp_path):
