@@ -16,7 +16,8 @@ class StabilityMonitor(keras.callbacks.Callback):
     and `perturbation` of those with a δ̄: |Δ|_F of an optimiser step, averaged
     over the epoch. The names have the layer's and a slash in front if there are
     several. Progress bar, `History`, `CSVLogger` and `TensorBoard`, placed
-    after this callback, show them.
+    after this callback, show them; callbacks that swap averaged weights in at
+    the end of an epoch belong after it as well.
 
     Raises:
       ValueError: at the end of an epoch, if a layer violates its constraint;

@@ -124,10 +124,10 @@ class StableODELayer(keras.layers.Layer):
         if self.delta_bar is None:
             constraint, initializer = None, self.kernel_initializer
         else:
-            if self.variable_dtype == "bfloat16":
+            if self.variable_dtype not in ("float32", "float64"):
                 raise ValueError(
-                    "`dtype` must not be 'bfloat16' if `delta_bar` is given; "
-                    "use 'mixed_bfloat16'. "
+                    "`dtype` must be 'float32', 'float64' or a mixed policy "
+                    "if `delta_bar` is given. "
                     f"Received: dtype={self.variable_dtype!r}"
                 )
             constraint = LogNormConstraint(self.delta_bar, self.alpha)
@@ -274,8 +274,8 @@ class StableODELayer(keras.layers.Layer):
                 f"The kernel of layer {self.name!r} must satisfy "
                 f"δ <= delta_bar={self.delta_bar}. Received: a kernel with δ "
                 f"in [{bracket.lower}, {bracket.upper}]. Constraints act in "
-                "optimiser steps only; after setting weights by hand, assign "
-                "`nearest_stable(kernel, delta_bar, alpha).matrix`."
+                "optimiser steps only; after setting weights by hand, call "
+                "`layer.kernel.assign(layer.kernel.constraint(layer.kernel))`."
             )
 
     def _check_built(self):

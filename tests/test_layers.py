@@ -245,8 +245,14 @@ def test_weights_set_by_hand_are_noticed():
     layer.kernel.assign(np.eye(3))
     with pytest.raises(ValueError, match="'mine'.*delta_bar=0.0"):
         layer.assert_constraints()
-    layer.kernel.assign(-np.eye(3))
+    layer.kernel.assign(layer.kernel.constraint(layer.kernel))
     layer.assert_constraints()
+
+
+def test_half_precision_variables_are_refused():
+    layer = StableODELayer(delta_bar=0.0, dtype="float16")
+    with pytest.raises(ValueError, match="float32.*dtype='float16'"):
+        layer.build((None, 3))
 
 
 @pytest.mark.parametrize(

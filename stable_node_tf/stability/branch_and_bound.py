@@ -69,8 +69,8 @@ def close_gap(
       time_limit: seconds after which to stop with the interval proven so far.
 
     Returns:
-      The upper bound (with an allowance of 100·d·u·|M|_F for the rounding of
-      the eigenvalues), the best vector x and its slopes D.
+      The upper bound (with an allowance of 100·d·u·(|M|_F + |A|_F) for the
+      rounding of the eigenvalues), the best vector x and its slopes D.
     """
     size = len(matrix)
     deadline = time.monotonic() + time_limit
@@ -113,7 +113,8 @@ def close_gap(
         ).numpy()
         batch = batch._replace(certificate=t)
         bound, vectors, magnitude = evaluate(batch)
-        rounding = max(rounding, 100 * size * UNIT_ROUNDOFF * magnitude.max())
+        magnitude = magnitude.max() + np.linalg.norm(matrix)
+        rounding = max(rounding, 100 * size * UNIT_ROUNDOFF * magnitude)
         batch = batch._replace(bound=np.minimum(bound, batch.bound))
 
         candidates = vectors.transpose(0, 2, 1).reshape(-1, size)

@@ -52,7 +52,8 @@ def spectral_norm_bound(matrix: ArrayLike) -> float:
     square = largest_eigenvalue_above(
         gram, norm_of_rounding(magnitude, len(matrix) + 2)
     )
-    return float(np.nextafter(math.sqrt(square), np.inf) * scale)
+    bound = np.nextafter(math.sqrt(square), np.inf) * scale
+    return float(np.nextafter(bound, np.inf))
 
 
 def flow_lipschitz(delta: float, terminal_time: float) -> float:
@@ -65,11 +66,18 @@ def flow_lipschitz(delta: float, terminal_time: float) -> float:
       delta: an upper bound of the worst-case logarithmic norm of A.
       terminal_time: T > 0.
 
-    >>> flow_lipschitz(0.0, 1.0)
-    1.0000000000000002
+    Returns:
+      A float, infinite where the constant exceeds the largest one.
+
+    >>> 1.0 <= flow_lipschitz(0.0, 1.0) < 1.000000001
+    True
     """
     exponent = check_number(delta, "delta") * _positive(terminal_time)
-    return float(np.nextafter(math.exp(exponent), np.inf))
+    try:
+        bound = math.exp(np.nextafter(exponent, np.inf))
+    except OverflowError:
+        return math.inf
+    return float(np.nextafter(bound * (1 + relative_rounding(4)), np.inf))
 
 
 def euler_lipschitz(
@@ -99,11 +107,18 @@ def euler_lipschitz(
             f"Received: num_steps={num_steps}"
         )
     step = _positive(terminal_time) / num_steps
-    growth = step * (2 * check_number(delta, "delta"))
-    growth += (step * check_number(spectral_norm, "spectral_norm")) ** 2
-    square = max(0.0, 1.0 + growth)
-    bound = square ** (num_steps / 2)
-    return bound * (1.0 + relative_rounding(8 * num_steps))
+    delta = check_number(delta, "delta")
+    spectral_norm = check_number(spectral_norm, "spectral_norm")
+    growth = step * (2 * delta) + (step * spectral_norm) ** 2
+    magnitude = 1.0 + abs(step * 2 * delta) + (step * spectral_norm) ** 2
+    square = max(0.0, 1.0 + growth) + relative_rounding(8) * magnitude
+    try:
+        bound = square ** (num_steps / 2) * (
+            1.0 + relative_rounding(8 * num_steps)
+        )
+    except OverflowError:
+        return math.inf
+    return float(np.nextafter(bound, np.inf))
 
 
 def network_lipschitz(*factors: float) -> float:
@@ -112,7 +127,10 @@ def network_lipschitz(*factors: float) -> float:
     >>> 6.0 <= network_lipschitz(2.0, 3.0) < 6.00001
     True
     """
-    return math.prod(factors) * (1.0 + relative_rounding(2 * len(factors) + 1))
+    if 0.0 in factors:
+        return 0.0
+    bound = math.prod(factors) * (1 + relative_rounding(2 * len(factors) + 1))
+    return float(np.nextafter(bound, np.inf))
 
 
 def _positive(terminal_time: float) -> float:

@@ -75,12 +75,15 @@ def _to_ball(matrix, certificate, delta_bar, alpha):
     stored = matrix.dtype
     matrix = tf.cast(matrix, tf.float64)
     m, r = (1.0 + alpha) / 2, (1.0 - alpha) / 2
-    scale = tf.norm(matrix) + tf.reduce_max(certificate) + abs(delta_bar)
-    target = delta_bar - _ROUNDING_ALLOWANCE * scale
+    # Of the result, which has |W|_F <= √d, whatever the matrix was.
+    root = np.sqrt(matrix.shape[0])
+    scale = root * (2 * m / r + 1) * tf.reduce_max(certificate)
+    target = delta_bar - _ROUNDING_ALLOWANCE * (scale + abs(delta_bar) / r)
     q = 2 * target / r + alpha / r**2 * certificate
     weight = tf.sqrt(certificate[:, None] * q[None, :])
     ball = (matrix + tf.linalg.diag(m / r * certificate)) / weight
-    room = _unit(stored) * (tf.norm(matrix / weight) + tf.norm(ball))
+    centre = m / r * tf.sqrt(certificate / q)
+    room = 2 * _unit(stored) * (root + tf.norm(centre))
     return tf.cast(ball, stored), tf.cast(1.0 - room, stored), q
 
 

@@ -37,9 +37,11 @@ def distance_lower_bound(matrix, vectors, slopes, bound) -> float:
         return 0.0
     squares = np.sum(vectors**2)
     gain = np.sum(G * matrix) - bound * squares
-    magnitude = np.linalg.norm(np.abs(vectors) @ np.abs(vectors).T)
-    magnitude = magnitude * np.linalg.norm(matrix) + abs(bound) * squares
+    cross = np.linalg.norm(np.abs(vectors) @ np.abs(vectors).T)
+    magnitude = cross * np.linalg.norm(matrix) + abs(bound) * squares
     error = relative_rounding(2 * (matrix.size + vectors.size) + 50) * magnitude
+    norm *= 1 + relative_rounding(matrix.size + 4)
+    norm += relative_rounding(vectors.shape[1] + 2) * cross
     return max(0.0, float((gain - error) / norm * (1 - 1e-13)))
 
 

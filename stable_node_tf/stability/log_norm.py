@@ -89,15 +89,18 @@ def attained_log_norm(
             f"`witness.diagonal` must lie in [{alpha}, 1]. "
             f"Received: entries in [{diagonal.min()}, {diagonal.max()}]"
         )
-    square = vector @ vector
-    if not (np.isfinite(square) and square > 0.0):
+    if not (np.all(np.isfinite(vector)) and np.any(vector)):
         raise ValueError(
             "`witness.vector` must be finite and not zero. "
             f"Received: vector={vector}"
         )
+    matrix, exponent = _normalised(matrix)
+    vector, _ = _normalised(vector)
+    square = vector @ vector
     value = (diagonal * vector) @ (matrix @ vector) / square
     magnitude = np.abs(diagonal * vector) @ (np.abs(matrix) @ np.abs(vector))
-    return float(value - relative_rounding(3 * size + 5) * magnitude / square)
+    value -= relative_rounding(3 * size + 5) * magnitude / square
+    return float(np.nextafter(np.ldexp(value, exponent), -np.inf))
 
 
 def certified_log_norm(
@@ -108,7 +111,8 @@ def certified_log_norm(
     λmax(m·sym(A) + (r/2)(T + Aᵀ T⁻¹ A)) with m = (1+alpha)/2, r = (1-alpha)/2,
     plus a bound on the rounding errors of its own evaluation: a true upper
     bound of δ(A) in exact arithmetic. The eigenvalue is verified by a Cholesky
-    factorisation (Rump, Verification of positive definiteness, BIT 2006).
+    factorisation (Rump, Verification of positive definiteness, BIT 2006). It is
+    infinite where the certificate is so small that its terms overflow.
 
     Args:
       matrix: A, of shape (d, d).
@@ -124,6 +128,8 @@ def certified_log_norm(
     matrix = check_matrix(matrix)
     alpha = check_alpha(alpha)
     t = check_certificate(certificate, len(matrix))
+    matrix, exponent = _normalised(matrix)
+    t = np.ldexp(t, -exponent)
     bound = np.asarray(
         certificate_matrix(
             tf.constant(matrix), tf.constant(t), np.float64(alpha), 1.0
@@ -134,9 +140,18 @@ def certified_log_norm(
             tf.constant(np.abs(matrix)), tf.constant(t), np.float64(alpha), 1.0
         )
     )
-    return largest_eigenvalue_above(
+    if not np.all(np.isfinite(magnitude)):
+        return np.inf
+    scaled = largest_eigenvalue_above(
         bound, norm_of_rounding(magnitude, len(matrix) + 8)
     )
+    return float(np.nextafter(np.ldexp(scaled, exponent), np.inf))
+
+
+def _normalised(array):
+    """The array times a power of two that brings its maximum into [½, 1)."""
+    exponent = int(np.frexp(np.abs(array).max())[1])
+    return np.ldexp(array, -exponent), exponent
 
 
 def worst_case_log_norm(

@@ -32,9 +32,9 @@ def norm_of_rounding(magnitude: np.ndarray, operations: int) -> float:
     0.0
     """
     growth = 1.0 + relative_rounding(2 * magnitude.size + 4)
-    return float(
-        relative_rounding(operations) * np.linalg.norm(magnitude) * growth
-    )
+    largest = float(magnitude.max()) or 1.0
+    norm = largest * np.linalg.norm(magnitude / largest)
+    return float(relative_rounding(operations) * norm * growth)
 
 
 def largest_eigenvalue_above(symmetric: np.ndarray, error: float) -> float:

@@ -1,3 +1,4 @@
+import decimal
 from fractions import Fraction
 
 import numpy as np
@@ -81,3 +82,31 @@ def test_flow_and_network():
 def test_refuses(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_bounds_are_not_below_exact_arithmetic():
+    """Against 60 digits, where cancellation and underflow are worst."""
+    generator = np.random.default_rng(3)
+    with decimal.localcontext(prec=60):
+        exact = decimal.Decimal
+        for _ in range(500):
+            delta, norm = generator.uniform(-30, 30), generator.uniform(0, 3)
+            time = generator.uniform(0.1, 10.0)
+            flow = (exact(delta) * exact(time)).exp()
+            assert exact(flow_lipschitz(delta, time)) >= flow
+            # Steps that nearly annihilate: 1 + 2hδ + h²|A|² close to 0.
+            steps = int(generator.integers(1, 9))
+            norm = steps / time * (1 + 1e-13 * generator.normal())
+            h = exact(time) / steps
+            square = 1 - 2 * h * exact(norm) + (h * exact(norm)) ** 2
+            bound = euler_lipschitz(-norm, norm, time, steps)
+            assert exact(bound) >= abs(square) ** (exact(steps) / 2)
+
+
+def test_overflow_is_infinite_and_underflow_positive():
+    assert flow_lipschitz(10.0, 100.0) == np.inf
+    assert euler_lipschitz(10.0, 10.0, 1e3, 1000) == np.inf
+    assert euler_lipschitz(-0.4, 0.5, 4000.0, 4000) > 0.0
+    assert network_lipschitz(1e-200, 1e-200) > 0.0
+    assert network_lipschitz(np.inf, 0.0) == 0.0
+    assert spectral_norm_bound([[5e-324], [5e-324]]) > 5e-324

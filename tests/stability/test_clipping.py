@@ -67,3 +67,19 @@ def test_carried_certificate_stays_near_optimal():
         nearest += nearest_stable(step, 0.2, 0.1).distance
         matrix = clipped.numpy()
     assert nearest * (1 - 1e-6) <= moved < 1.3 * nearest
+
+
+@pytest.mark.parametrize("clip", ["plain", "xla"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("alpha", [1e-3, 0.1, 0.9])
+@pytest.mark.parametrize("delta_bar", [-1.0, 0.0, 0.3])
+def test_certified_after_any_jump(clip, dtype, alpha, delta_bar):
+    generator = np.random.default_rng(5)
+    certificate = np.full(4, 100.0 + 2 * smallest_certificate(-1.0, alpha))
+    for scale in (0.0, 1e-6, 1e3, 1e6, 1e9, 1e14):
+        matrix = (scale * generator.standard_normal((4, 4))).astype(dtype)
+        clipped, _ = CLIPS[clip](
+            tf.constant(matrix), tf.constant(certificate), delta_bar, alpha
+        )
+        reached = certified_log_norm(clipped.numpy(), alpha, certificate)
+        assert reached <= delta_bar, scale

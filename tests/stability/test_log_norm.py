@@ -1,4 +1,5 @@
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -248,3 +249,21 @@ def test_recheck_refuses():
     zero = Witness(np.ones(2), np.zeros(2))
     with pytest.raises(ValueError, match="zero"):
         attained_log_norm(np.eye(2), 0.5, zero)
+
+
+@pytest.mark.parametrize("exponent", [-300, -200, -162, 154, 200, 300])
+def test_rechecks_hold_at_the_ends_of_the_range(exponent):
+    """For A = -a, d = 1, the value is -αa; only rounding can miss it."""
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        alpha = 10.0 ** generator.uniform(-3, 0)
+        a = generator.uniform(1, 10) * 10.0**exponent
+        exact = -Fraction(alpha) * Fraction(a)
+        upper = certified_log_norm([[-a]], alpha, [a])
+        assert np.isfinite(upper) and Fraction(upper) >= exact
+        witness = Witness(np.array([alpha]), np.array([1e-160]))
+        assert Fraction(attained_log_norm([[-a]], alpha, witness)) <= exact
+
+
+def test_certificate_without_a_finite_bound():
+    assert certified_log_norm(np.eye(2), 0.5, [1e-320, 1.0]) == np.inf
