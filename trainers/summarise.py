@@ -3,7 +3,7 @@
     python -m trainers.summarise results/seed*/mnist/results.json
 
 The files must be of the same data set and preset. The spread is half the
-distance between the largest and the smallest value.
+distance between the largest and the smallest value, for several files.
 """
 
 import json
@@ -36,8 +36,9 @@ def summary(results: Sequence[Results]) -> str:
 
     def spread(values: Sequence[float], scale: float, digits: int) -> str:
         array = scale * np.asarray(values)
-        half = np.ptp(array) / 2
-        return f"{array.mean():.{digits}f} ± {half:.{digits}f}"
+        mean, half = array.mean(), np.ptp(array) / 2
+        cell = f"{round(mean, digits) + 0.0:.{digits}f}"
+        return f"{cell} ± {half:.{digits}f}" if len(array) > 1 else cell
 
     lines = [
         f"| seeds {', '.join(str(r['seed']) for r in results)} | "
