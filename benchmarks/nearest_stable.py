@@ -209,10 +209,12 @@ def plot(growth, path):
         ("floor_seconds", "its eigendecompositions"),
     ):
         axes.loglog(sizes, [entry[key] for entry in growth], "o-", label=label)
+    axes.set_xticks(sizes, sizes)
+    axes.minorticks_off()
     axes.set_xlabel("d")
     axes.set_ylabel("seconds")
     axes.legend()
-    axes.grid(True, which="both", alpha=0.3)
+    axes.grid(True, alpha=0.3)
     figure.tight_layout()
     figure.savefig(path)
 
