@@ -125,30 +125,28 @@ def certified_log_norm(
     >>> round(certified_log_norm([[0.0, 2.0], [0.0, 0.0]], 1.0, [1, 1]), 9)
     1.0
     """
-    matrix = check_matrix(matrix)
     alpha = check_alpha(alpha)
-    t = check_certificate(certificate, len(matrix))
-    matrix, exponent = _normalised(matrix)
-    t = np.ldexp(t, -exponent)
+    A, exponent = _normalised(check_matrix(matrix))
+    t = np.ldexp(check_certificate(certificate, len(A)), -exponent)
     bound = np.asarray(
         certificate_matrix(
-            tf.constant(matrix), tf.constant(t), np.float64(alpha), 1.0
+            tf.constant(A), tf.constant(t), np.float64(alpha), 1.0
         )
     )
     magnitude = np.asarray(
         certificate_matrix(
-            tf.constant(np.abs(matrix)), tf.constant(t), np.float64(alpha), 1.0
+            tf.constant(np.abs(A)), tf.constant(t), np.float64(alpha), 1.0
         )
     )
     if not np.all(np.isfinite(magnitude)):
         return np.inf
     scaled = largest_eigenvalue_above(
-        bound, norm_of_rounding(magnitude, len(matrix) + 8)
+        bound, norm_of_rounding(magnitude, len(A) + 8)
     )
     return float(np.nextafter(np.ldexp(scaled, exponent), np.inf))
 
 
-def _normalised(array):
+def _normalised(array: np.ndarray) -> tuple[np.ndarray, int]:
     """The array times a power of two that brings its maximum into [½, 1)."""
     exponent = int(np.frexp(np.abs(array).max())[1])
     return np.ldexp(array, -exponent), exponent
