@@ -16,7 +16,7 @@ from stable_node_tf.stability.certificate_search import minimise_certificate
 from stable_node_tf.stability.checks import check_alpha, check_number
 from stable_node_tf.stability.clipping import (
     clip_log_norm,
-    smallest_certificate,
+    usable_certificate,
 )
 from stable_node_tf.stability.singular_value_clipping import (
     clip_singular_values,
@@ -75,8 +75,9 @@ class LogNormConstraint(keras.constraints.Constraint):
         else:
             certificate = tf.convert_to_tensor(self._proposal)
         # Weights that were set or loaded may belong to a larger δ̄.
-        floor = smallest_certificate(self.delta_bar, self.alpha)
-        certificate = tf.maximum(certificate, 1.01 * floor)
+        certificate = usable_certificate(
+            certificate, self.delta_bar, self.alpha
+        )
         projected, proposal = clip_log_norm(
             matrix, certificate, self.delta_bar, self.alpha
         )

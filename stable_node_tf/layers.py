@@ -17,7 +17,7 @@ from stable_node_tf.stability.certificates import (
 from stable_node_tf.stability.checks import check_number
 from stable_node_tf.stability.clipping import (
     clip_log_norm,
-    smallest_certificate,
+    usable_certificate,
 )
 from stable_node_tf.stability.log_norm import (
     certified_log_norm,
@@ -324,8 +324,9 @@ class _FeasibleStart:
                 self._initializer(shape, dtype="float32")
             )
             nearest = nearest_stable(drawn, delta_bar, alpha)
-            floor = 1.01 * smallest_certificate(delta_bar, alpha)
-            self._certificate = np.maximum(nearest.certificate, floor)
+            self._certificate = usable_certificate(
+                tf.constant(nearest.certificate), delta_bar, alpha
+            ).numpy()
             kernel, _ = clip_log_norm(
                 tf.constant(nearest.matrix, dtype),
                 tf.constant(self._certificate),

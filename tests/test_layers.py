@@ -249,6 +249,21 @@ def test_weights_set_by_hand_are_noticed():
     layer.assert_constraints()
 
 
+def test_unit_that_starts_cut_off_can_learn():
+    """The nearest certified matrix may have a row and a column of zeros."""
+    kernel = np.diag([3.0, -1.0, -0.5, -0.2])
+    start = keras.initializers.Constant(kernel)
+    layer = StableODELayer(delta_bar=0.0, kernel_initializer=start)
+    layer.build((None, 4))
+    step = np.zeros((4, 4), "float32")
+    step[0, 0] = step[0, 1] = -0.1
+    for _ in range(40):
+        layer.kernel.assign(layer.kernel.constraint(layer.kernel + step))
+        layer.assert_constraints()
+    assert reached(layer) <= 0.0
+    assert layer.kernel.numpy()[0, 0] < -0.01
+
+
 def test_half_precision_variables_are_refused():
     layer = StableODELayer(delta_bar=0.0, dtype="float16")
     with pytest.raises(ValueError, match="float32.*dtype='float16'"):

@@ -22,6 +22,7 @@ _ROUNDING_ALLOWANCE = 1e-12
 _CERTIFICATE_RATE = 0.3
 _LARGEST_CERTIFICATE_STEP = 0.2
 _TINY = 1e-30
+_SMALLEST_SHARE = 1e-2
 
 
 def smallest_certificate(delta_bar: float, alpha: float) -> float:
@@ -31,6 +32,20 @@ def smallest_certificate(delta_bar: float, alpha: float) -> float:
     1.0
     """
     return max(0.0, -delta_bar * (1.0 - alpha) / alpha)
+
+
+def usable_certificate(certificate, delta_bar: float, alpha: float):
+    """Raises the smallest entries of t, which leaves it a certificate.
+
+    At a nearest certified matrix with a row and a column of zeros t_i is zero;
+    for such a T every step of the optimiser would be undone in that row.
+
+    >>> usable_certificate(tf.constant([1e-9, 1.0]), 0.0, 0.5).numpy()
+    array([0.01, 1.  ], dtype=float32)
+    """
+    floor = 1.01 * smallest_certificate(delta_bar, alpha)
+    least = _SMALLEST_SHARE * tf.reduce_max(certificate)
+    return tf.maximum(certificate, tf.maximum(least, floor))
 
 
 def clip_log_norm(matrix, certificate, delta_bar: float, alpha: float):
