@@ -14,10 +14,7 @@ import tensorflow as tf
 
 from stable_node_tf.stability.certificate_search import minimise_certificate
 from stable_node_tf.stability.checks import check_alpha, check_number
-from stable_node_tf.stability.clipping import (
-    clip_log_norm,
-    usable_certificate,
-)
+from stable_node_tf.stability.clipping import clip_log_norm
 from stable_node_tf.stability.singular_value_clipping import (
     clip_singular_values,
 )
@@ -74,19 +71,12 @@ class LogNormConstraint(keras.constraints.Constraint):
             certificate = self._cold_certificate(matrix)
         else:
             certificate = tf.convert_to_tensor(self._proposal)
-        # Weights that were set or loaded may belong to a larger δ̄.
-        certificate = usable_certificate(
-            certificate, self.delta_bar, self.alpha
-        )
-        projected, proposal = clip_log_norm(
-            matrix, certificate, self.delta_bar, self.alpha
-        )
+        clipped = clip_log_norm(matrix, certificate, self.delta_bar, self.alpha)
         if self._certificate is not None:
-            self._certificate.assign(certificate)
-            self._proposal.assign(proposal)
-            moved = tf.cast(tf.norm(projected - matrix), tf.float64)
-            self._total_perturbation.assign_add(moved)
-        return projected
+            self._certificate.assign(clipped.certificate)
+            self._proposal.assign(clipped.proposal)
+            self._total_perturbation.assign_add(clipped.distance)
+        return clipped.matrix
 
     def _cold_certificate(self, matrix):
         matrix = tf.cast(matrix, tf.float64)

@@ -15,10 +15,7 @@ from stable_node_tf.stability.certificates import (
     spectral_norm_bound,
 )
 from stable_node_tf.stability.checks import check_number
-from stable_node_tf.stability.clipping import (
-    clip_log_norm,
-    usable_certificate,
-)
+from stable_node_tf.stability.clipping import clip_log_norm
 from stable_node_tf.stability.log_norm import (
     certified_log_norm,
     worst_case_log_norm,
@@ -324,16 +321,14 @@ class _FeasibleStart:
                 self._initializer(shape, dtype="float32")
             )
             nearest = nearest_stable(drawn, delta_bar, alpha)
-            self._certificate = usable_certificate(
-                tf.constant(nearest.certificate), delta_bar, alpha
-            ).numpy()
-            kernel, _ = clip_log_norm(
+            clipped = clip_log_norm(
                 tf.constant(nearest.matrix, dtype),
-                tf.constant(self._certificate),
+                tf.constant(nearest.certificate),
                 delta_bar,
                 alpha,
             )
-        return kernel
+            self._certificate = clipped.certificate.numpy()
+        return clipped.matrix
 
     def certificate(self, shape, dtype=None):
         return tf.reshape(tf.constant(self._certificate, dtype), shape)

@@ -11,11 +11,18 @@ operations with static shapes and without Python callbacks: they run inside a
 compiled train step.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
 from stable_node_tf.stability.singular_value_clipping import (
+    clip_by_eigenvectors,
+    clip_by_products,
     clip_singular_values,
+    compiled_by_xla,
+    eigendecompose,
+    scaled_gram,
 )
 
 _ROUNDING_ALLOWANCE = 1e-12
@@ -34,27 +41,35 @@ def smallest_certificate(delta_bar: float, alpha: float) -> float:
     return max(0.0, -delta_bar * (1.0 - alpha) / alpha)
 
 
-def usable_certificate(certificate, delta_bar: float, alpha: float):
-    """Raises the smallest entries of t, which leaves it a certificate.
+class ClippedLogNorm(NamedTuple):
+    """A matrix moved into the certified set, and what training keeps of it.
 
-    At a nearest certified matrix with a row and a column of zeros t_i is zero;
-    for such a T every step of the optimiser would be undone in that row.
-
-    >>> usable_certificate(tf.constant([1e-9, 1.0]), 0.0, 0.5).numpy()
-    array([0.01, 1.  ], dtype=float32)
+    Attributes:
+      matrix: B, of the shape (d, d) and dtype of A; δ_T(B) <= δ̄.
+      certificate: t of that T, float64, of shape (d,).
+      proposal: t for the next matrix, likewise.
+      distance: |B - A|_F, float64.
     """
-    floor = 1.01 * smallest_certificate(delta_bar, alpha)
-    least = _SMALLEST_SHARE * tf.reduce_max(certificate)
-    return tf.maximum(certificate, tf.maximum(least, floor))
+
+    matrix: tf.Tensor
+    certificate: tf.Tensor
+    proposal: tf.Tensor
+    distance: tf.Tensor
 
 
-def clip_log_norm(matrix, certificate, delta_bar: float, alpha: float):
+def clip_log_norm(
+    matrix, certificate, delta_bar: float, alpha: float
+) -> ClippedLogNorm:
     """Moves a matrix into the set certified by T, and looks for a better T.
 
     The clipping leaves room for its rounding errors and for those of storing
     the result, so that the stored matrix satisfies δ_T <= δ̄ as it stands. A
     matrix that is seen to be inside is returned as it is: under XLA one inside
     by a margin of a few per cent, elsewhere any.
+
+    Small entries of t are raised first, which leaves it a certificate. At a
+    nearest certified matrix with a row and a column of zeros t_i is zero; for
+    such a T every step of the optimiser would be undone in that row.
 
     The better T takes less clipping: one damped Gauss-Newton step along the
     gradient of |(WᵀW - I)₊|² with respect to log t, where ₊ is the positive
@@ -63,33 +78,68 @@ def clip_log_norm(matrix, certificate, delta_bar: float, alpha: float):
 
     Args:
       matrix: A, of shape (d, d), float32 or float64.
-      certificate: t, float64, of shape (d,), above `smallest_certificate`.
+      certificate: t > 0, float64, of shape (d,).
       delta_bar: δ̄, the bound on the worst-case logarithmic norm.
       alpha: smallest slope, in (0, 1].
 
     Returns:
-      B in the dtype of `matrix`, with δ_T(B) <= δ̄ for the given t; and the
-      proposal for the next t, float64, of shape (d,).
+      A `ClippedLogNorm`.
+
+    >>> eye, t = tf.eye(2), tf.constant([1e-9, 1.0], tf.float64)
+    >>> clipped = clip_log_norm(eye, t, 0.0, 0.5)
+    >>> clipped.certificate.numpy()
+    array([0.01, 1.  ])
+    >>> bool(clipped.matrix[0, 0] <= 0.0)
+    True
     """
     if alpha == 1.0:
-        return _clip_symmetric_part(matrix, delta_bar), certificate
-    ball, limit, q = _to_ball(matrix, certificate, delta_bar, alpha)
-    clipped = clip_singular_values(ball, limit)
-    moved, step = _from_ball(ball, clipped, certificate, q, alpha)
-    floor = 1.01 * smallest_certificate(delta_bar, alpha)
-    proposal = tf.maximum(certificate * tf.exp(step), floor)
-    return tf.where(clipped.inside, matrix, moved), proposal
+        clipped = _clip_symmetric_part(matrix, delta_bar)
+        distance = tf.norm(tf.cast(clipped - matrix, tf.float64))
+        return ClippedLogNorm(clipped, certificate, certificate, distance)
+    # As tensors: XLA compiles a function anew for every Python number.
+    bound = tf.constant(delta_bar, tf.float64)
+    slope = tf.constant(alpha, tf.float64)
+    if compiled_by_xla():
+        ball = _to_ball(matrix, certificate, bound, slope)
+        clipped = clip_by_products(ball.matrix, ball.limit)
+        return _from_ball(matrix, ball, clipped, bound, slope)
+    ball, gram = _before_eigh(matrix, certificate, bound, slope)
+    decomposition = eigendecompose(gram, ball.limit)
+    return _after_eigh(matrix, ball, decomposition, bound, slope)
 
 
 # XLA runs the many small operations of these two in one go.
 
 
 @tf.function(jit_compile=True, autograph=False)
+def _before_eigh(matrix, certificate, delta_bar, alpha):
+    ball = _to_ball(matrix, certificate, delta_bar, alpha)
+    return ball, scaled_gram(ball.matrix, ball.limit)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _after_eigh(matrix, ball, decomposition, delta_bar, alpha):
+    clipped = clip_by_eigenvectors(decomposition)
+    return _from_ball(matrix, ball, clipped, delta_bar, alpha)
+
+
+class _Ball(NamedTuple):
+    """The certified set in other coordinates: |matrix|₂ <= limit."""
+
+    matrix: tf.Tensor
+    limit: tf.Tensor
+    certificate: tf.Tensor
+    q: tf.Tensor
+
+
 def _to_ball(matrix, certificate, delta_bar, alpha):
-    """W in the dtype of the matrix, the limit that leaves room, and q."""
+    """W in the dtype of the matrix, and the limit that leaves room."""
     stored = matrix.dtype
     matrix = tf.cast(matrix, tf.float64)
     m, r = (1.0 + alpha) / 2, (1.0 - alpha) / 2
+    least = _SMALLEST_SHARE * tf.reduce_max(certificate)
+    certificate = tf.maximum(certificate, least)
+    certificate = tf.maximum(certificate, _floor(delta_bar, alpha))
     # Of the result, which has |W|_F <= √d, whatever the matrix was.
     root = np.sqrt(matrix.shape[0])
     scale = root * (2 * m / r + 1) * tf.reduce_max(certificate)
@@ -99,36 +149,47 @@ def _to_ball(matrix, certificate, delta_bar, alpha):
     ball = (matrix + tf.linalg.diag(m / r * certificate)) / weight
     centre = m / r * tf.sqrt(certificate / q)
     room = 2 * _unit(stored) * (root + tf.norm(centre))
-    return tf.cast(ball, stored), tf.cast(1.0 - room, stored), q
+    return _Ball(
+        tf.cast(ball, stored), tf.cast(1.0 - room, stored), certificate, q
+    )
 
 
-@tf.function(jit_compile=True, autograph=False)
-def _from_ball(ball, clipped, certificate, q, alpha):
-    """The clipped matrix in its own coordinates, and the step of log t."""
+def _from_ball(matrix, ball, clipped, delta_bar, alpha):
+    """The clipped matrix in its own coordinates, and the next certificate."""
+    _, _, certificate, q = ball
     m, r = (1.0 + alpha) / 2, (1.0 - alpha) / 2
     centre = m / r * certificate
     moved = tf.cast(clipped.matrix, tf.float64)
     moved *= tf.sqrt(certificate[:, None] * q[None, :])
-    moved = tf.cast(moved - tf.linalg.diag(centre), ball.dtype)
+    moved = tf.cast(moved - tf.linalg.diag(centre), matrix.dtype)
+    moved = tf.where(clipped.inside, matrix, moved)
 
     # d log q = share · d log t; shift: the diagonal of (m/r) T within W.
-    share = tf.cast(alpha / r**2 * certificate / q, ball.dtype)
-    shift = tf.cast(centre / tf.sqrt(certificate * q), ball.dtype)
+    share = tf.cast(alpha / r**2 * certificate / q, matrix.dtype)
+    shift = tf.cast(centre / tf.sqrt(certificate * q), matrix.dtype)
 
     def change(direction):
         rows, columns = direction[:, None], (share * direction)[None, :]
-        return tf.linalg.diag(shift * direction) - (rows + columns) / 2 * ball
+        scaled = (rows + columns) / 2 * ball.matrix
+        return tf.linalg.diag(shift * direction) - scaled
 
-    with_excess = tf.matmul(ball, clipped.excess)
-    products = with_excess * ball
+    with_excess = tf.matmul(ball.matrix, clipped.excess)
+    products = with_excess * ball.matrix
     descent = tf.reduce_sum(products, 1) + share * tf.reduce_sum(products, 0)
     descent -= 2 * shift * tf.linalg.diag_part(with_excess)
-    image = tf.matmul(ball, change(descent), transpose_a=True)
+    image = tf.matmul(ball.matrix, change(descent), transpose_a=True)
     image = tf.matmul(clipped.active, image + tf.transpose(image))
     curvature = tf.reduce_sum(image * tf.transpose(image))
     gain = tf.math.divide_no_nan(tf.reduce_sum(descent**2), curvature)
     step = tf.cast(_CERTIFICATE_RATE * gain * descent, tf.float64)
-    return moved, step / (1.0 + tf.abs(step) / _LARGEST_CERTIFICATE_STEP)
+    step /= 1.0 + tf.abs(step) / _LARGEST_CERTIFICATE_STEP
+    proposal = tf.maximum(certificate * tf.exp(step), _floor(delta_bar, alpha))
+    distance = tf.norm(tf.cast(moved - matrix, tf.float64))
+    return ClippedLogNorm(moved, certificate, proposal, distance)
+
+
+def _floor(delta_bar, alpha):
+    return 1.01 * tf.maximum(-delta_bar * (1.0 - alpha) / alpha, 0.0)
 
 
 def _clip_symmetric_part(matrix, delta_bar):

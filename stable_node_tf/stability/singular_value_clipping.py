@@ -91,55 +91,136 @@ def clip_singular_values(matrix, limit) -> ClippedMatrix:
            [0., 1.]], dtype=float32)
     """
     matrix = tf.convert_to_tensor(matrix)
-    unit = np.finfo(matrix.dtype.as_numpy_dtype).eps / 2
-    room = float(_ROUNDING * unit * np.sqrt(max(matrix.shape)))
+    if compiled_by_xla():
+        return clip_by_products(matrix, limit)
+    return clip_by_eigenvectors(
+        eigendecompose(scaled_gram(matrix, limit), limit)
+    )
+
+
+def compiled_by_xla() -> bool:
+    """Whether the operations created here will be compiled by XLA."""
     graph = tf.compat.v1.get_default_graph()
-    in_xla = control_flow_util.GraphOrParentsInXlaContext(graph)
-    one_pass = _clip_by_products if in_xla else _clip_by_eigenvectors
-    nothing = tf.zeros([matrix.shape[-1]] * 2, matrix.dtype)
-    # Beyond that ratio floating point cannot tell singular values apart.
-    peak = tf.reduce_max(tf.abs(matrix))
-    ratio = peak / limit * tf.norm(tf.math.divide_no_nan(matrix, peak))
-    matrix *= tf.minimum(_LARGEST_RATIO / ratio, 1.0)
-    return tf.while_loop(
-        lambda clipped, done: tf.logical_not(done),
-        lambda clipped, done: one_pass(clipped, limit * (1 - room), room),
-        (
-            ClippedMatrix(matrix, tf.constant(True), nothing, nothing),
-            tf.constant(False),
-        ),
-        maximum_iterations=_MOST_PASSES,
-    )[0]
+    return control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
-def _clip_by_eigenvectors(clipped, limit, room):
-    """Clips; done unless large singular values made for large errors."""
-    matrix = clipped.matrix
-    scaled = matrix / limit
+class ScaledGram(NamedTuple):
+    """What is decomposed to clip a matrix M.
+
+    Attributes:
+      matrix: M, not larger than floating point can clip, of shape (m, n).
+      gram: MᵀM / limit², of shape (n, n); zero if M is not finite.
+    """
+
+    matrix: tf.Tensor
+    gram: tf.Tensor
+
+
+class Eigendecomposition(NamedTuple):
+    """A matrix M with |M|₂ <= √2 limits, ready to be clipped.
+
+    Attributes:
+      matrix: M, of shape (m, n).
+      eigenvalues: of MᵀM / limit², ascending, of shape (n,).
+      vectors: its eigenvectors, the columns of an (n, n) matrix.
+      clipped: bool, whether M was larger and has been clipped already.
+    """
+
+    matrix: tf.Tensor
+    eigenvalues: tf.Tensor
+    vectors: tf.Tensor
+    clipped: tf.Tensor
+
+
+def scaled_gram(matrix, limit) -> ScaledGram:
+    """The first of the three steps of `clip_singular_values`.
+
+    The first and the last are for a caller to compile by XLA together with what
+    comes before and after; the eigendecomposition between them is not.
+    """
+    matrix = _within_reach(matrix, limit)
+    scaled = matrix / (limit * (1 - _room(matrix)))
     gram = tf.matmul(scaled, scaled, transpose_a=True)
     # The eigendecomposition stops the program at NaN; training may go on.
     healthy = tf.math.is_finite(tf.reduce_sum(gram))
-    eigenvalues, vectors = tf.linalg.eigh(
-        tf.where(healthy, gram, tf.zeros_like(gram))
+    return ScaledGram(matrix, tf.where(healthy, gram, tf.zeros_like(gram)))
+
+
+def eigendecompose(scaled: ScaledGram, limit) -> Eigendecomposition:
+    """The second step: large singular values make for large errors.
+
+    They are clipped at once, with an error that the next clipping mends.
+    """
+
+    def decompose(scaled, clipped):
+        return Eigendecomposition(
+            scaled.matrix, *tf.linalg.eigh(scaled.gram), clipped
+        )
+
+    def again(decomposition):
+        matrix = clip_by_eigenvectors(decomposition).matrix
+        return (decompose(scaled_gram(matrix, limit), tf.constant(True)),)
+
+    def is_large(decomposition):
+        return decomposition.eigenvalues[-1] > 2.0
+
+    first = decompose(scaled, tf.constant(False))
+    return tf.cond(
+        is_large(first),
+        lambda: tf.while_loop(
+            is_large, again, (first,), maximum_iterations=_MOST_PASSES
+        )[0],
+        lambda: first,
     )
+
+
+def clip_by_eigenvectors(decomposition: Eigendecomposition) -> ClippedMatrix:
+    """The last step of `clip_singular_values`."""
+    matrix, eigenvalues, vectors, clipped = decomposition
     excess = tf.maximum(eigenvalues - 1.0, 0.0)
 
     def conjugate(values):
         return tf.matmul(vectors * values, vectors, transpose_b=True)
 
-    inside = healthy & (eigenvalues[-1] <= 1.0 + room)
+    inside = eigenvalues[-1] <= 1.0 + _room(matrix)
     shrunk = tf.matmul(matrix, conjugate(1.0 - tf.math.rsqrt(1.0 + excess)))
-    clipped = ClippedMatrix(
+    return ClippedMatrix(
         tf.where(inside, matrix, matrix - shrunk),
-        clipped.inside & inside,
+        inside & ~clipped,
         conjugate(excess),
         conjugate(tf.cast(excess > 0.0, matrix.dtype)),
     )
-    return clipped, tf.logical_not(eigenvalues[-1] > 2.0)
 
 
-def _clip_by_products(clipped, limit, room):
-    """Clips with matrix products alone.
+def _room(matrix):
+    unit = np.finfo(matrix.dtype.as_numpy_dtype).eps / 2
+    return float(_ROUNDING * unit * np.sqrt(max(matrix.shape)))
+
+
+def _within_reach(matrix, limit):
+    """Scales down what floating point cannot tell singular values of."""
+    peak = tf.reduce_max(tf.abs(matrix))
+    ratio = peak / limit * tf.norm(tf.math.divide_no_nan(matrix, peak))
+    return matrix * tf.minimum(_LARGEST_RATIO / ratio, 1.0)
+
+
+def clip_by_products(matrix, limit) -> ClippedMatrix:
+    """`clip_singular_values` with matrix products alone, for XLA."""
+    limit *= 1 - _room(matrix)
+    nothing = tf.zeros([matrix.shape[-1]] * 2, matrix.dtype)
+    start = ClippedMatrix(
+        _within_reach(matrix, limit), tf.constant(True), nothing, nothing
+    )
+    return tf.while_loop(
+        lambda clipped, done: tf.logical_not(done),
+        lambda clipped, done: _clip_by_products_once(clipped, limit),
+        (start, tf.constant(False)),
+        maximum_iterations=_MOST_PASSES,
+    )[0]
+
+
+def _clip_by_products_once(clipped, limit):
+    """One pass; done unless the matrix was large.
 
     With G = MᵀM / limit² and E = G - I, a composition f of odd cubics with
     |f| <= 1 stands for the sign function, Z = E (I + f(E)) / 2 for the positive
@@ -153,7 +234,6 @@ def _clip_by_products(clipped, limit, room):
     Frobenius norm bounds the largest eigenvalue. Larger matrices are clipped at
     a higher limit, and are not done; those inside by 4 per cent are left alone.
     """
-    del room
     matrix = clipped.matrix
     size, dtype = matrix.shape[-1], matrix.dtype
     eye = tf.eye(size, dtype=dtype)

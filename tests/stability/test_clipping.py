@@ -31,24 +31,35 @@ def test_ends_certified_and_stays(clip, size, seed, alpha, delta_bar, dtype):
     matrix = generator.standard_normal((size, size)).astype(dtype)
     certificate = np.exp(generator.normal(size=size))
     certificate += 1.01 * smallest_certificate(delta_bar, alpha)
-    clipped, proposal = clip(
+    clipped = clip(
         tf.constant(matrix), tf.constant(certificate), delta_bar, alpha
     )
-    assert clipped.dtype == dtype
-    reached = certified_log_norm(clipped.numpy(), alpha, certificate)
+    assert clipped.matrix.dtype == dtype
+    certificate = clipped.certificate.numpy()
+    reached = certified_log_norm(clipped.matrix.numpy(), alpha, certificate)
     assert reached <= delta_bar
-    again, _ = clip(clipped, tf.constant(certificate), delta_bar, alpha)
-    np.testing.assert_allclose(again, clipped, atol=1e-4 * np.sum(certificate))
-    assert np.all(proposal.numpy() > smallest_certificate(delta_bar, alpha))
+    np.testing.assert_allclose(
+        clipped.distance,
+        np.linalg.norm(clipped.matrix.numpy().astype(np.float64) - matrix),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    again = clip(clipped.matrix, clipped.certificate, delta_bar, alpha)
+    np.testing.assert_allclose(
+        again.matrix, clipped.matrix, atol=1e-4 * np.sum(certificate)
+    )
+    smallest = smallest_certificate(delta_bar, alpha)
+    assert np.all(clipped.proposal.numpy() > smallest)
 
 
 @pytest.mark.parametrize("clip", ["plain", "xla"])
 def test_inside_is_left_alone(clip):
     matrix = tf.constant([[-1.0, 0.1], [0.0, -1.0]])
     certificate = tf.ones(2, tf.float64)
-    clipped, proposal = CLIPS[clip](matrix, certificate, 0.0, 0.5)
-    np.testing.assert_array_equal(clipped, matrix)
-    np.testing.assert_array_equal(proposal, certificate)
+    clipped = CLIPS[clip](matrix, certificate, 0.0, 0.5)
+    np.testing.assert_array_equal(clipped.matrix, matrix)
+    np.testing.assert_array_equal(clipped.proposal, certificate)
+    assert clipped.distance == 0.0
 
 
 def test_carried_certificate_stays_near_optimal():
@@ -60,7 +71,7 @@ def test_carried_certificate_stays_near_optimal():
     drift = 0.02 * generator.standard_normal((16, 16))
     for _ in range(60):
         step = matrix + drift + 0.02 * generator.standard_normal((16, 16))
-        clipped, certificate = clip_log_norm(
+        clipped, _, certificate, _ = clip_log_norm(
             tf.constant(step), certificate, 0.2, 0.1
         )
         moved += np.linalg.norm(clipped - step)
@@ -78,8 +89,10 @@ def test_certified_after_any_jump(clip, dtype, alpha, delta_bar):
     certificate = np.full(4, 100.0 + 2 * smallest_certificate(-1.0, alpha))
     for scale in (0.0, 1e-6, 1e3, 1e6, 1e9, 1e14):
         matrix = (scale * generator.standard_normal((4, 4))).astype(dtype)
-        clipped, _ = CLIPS[clip](
+        clipped = CLIPS[clip](
             tf.constant(matrix), tf.constant(certificate), delta_bar, alpha
         )
-        reached = certified_log_norm(clipped.numpy(), alpha, certificate)
+        reached = certified_log_norm(
+            clipped.matrix.numpy(), alpha, clipped.certificate.numpy()
+        )
         assert reached <= delta_bar, scale
