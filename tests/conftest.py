@@ -1,11 +1,20 @@
 """Examples that hypothesis draws are the same in every run.
 
-HYPOTHESIS_PROFILE=explore draws new ones.
+HYPOTHESIS_PROFILE=explore draws new ones. Tests that run side by side compute
+with one thread each; they would take several times as long with more.
 """
 
 import os
 
 from hypothesis import settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for threads in (
+        "OPENBLAS_NUM_THREADS",
+        "OMP_NUM_THREADS",
+        "TF_NUM_INTRAOP_THREADS",
+    ):
+        os.environ.setdefault(threads, "1")
 
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("explore", max_examples=300)
