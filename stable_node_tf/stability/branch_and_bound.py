@@ -10,7 +10,10 @@ from stable_node_tf.stability.certificate_search import (
     certificate_matrix,
     minimise_certificate,
 )
-from stable_node_tf.stability.rounding import UNIT_ROUNDOFF
+from stable_node_tf.stability.rounding import (
+    largest_eigenvalue_above,
+    norm_of_rounding,
+)
 
 _BATCH = 256
 _EIGENVECTORS = 3
@@ -39,11 +42,13 @@ def _join(*parts: _Nodes) -> _Nodes:
     + [tf.TensorSpec([None, None], tf.float64)] * 3,
     autograph=False,
 )
-def _top_eigenpairs(matrix, certificate, lower_slope, upper_slope):
-    bound = certificate_matrix(matrix, certificate, lower_slope, upper_slope)
-    eigenvalues, eigenvectors = tf.linalg.eigh(bound)
-    allowance = tf.linalg.norm(bound, axis=[-2, -1])
-    return eigenvalues[:, -1], eigenvectors[:, :, -_EIGENVECTORS:], allowance
+def _certificate_matrices(matrix, certificate, lower_slope, upper_slope):
+    """M(t), and M(t) of |A|, which bounds the sums that M(t) is made of."""
+    slopes = lower_slope, upper_slope
+    return (
+        certificate_matrix(matrix, certificate, *slopes),
+        certificate_matrix(tf.abs(matrix), certificate, *slopes),
+    )
 
 
 def close_gap(
@@ -69,8 +74,8 @@ def close_gap(
       time_limit: seconds after which to stop with the interval proven so far.
 
     Returns:
-      The upper bound (with an allowance of 100·d·u·(|M|_F + |A|_F) for the
-      rounding of the eigenvalues), the best vector x and its slopes D.
+      The upper bound, true in floating point as that of `certified_log_norm`
+      is, the best vector x and its slopes D.
     """
     size = len(matrix)
     deadline = time.monotonic() + time_limit
@@ -83,18 +88,22 @@ def close_gap(
         return np.sum(slopes_of(vectors) * vectors * images, axis=-1)
 
     def evaluate(nodes):
+        """Proven bounds, and the eigenvectors of the largest eigenvalues."""
         rows = np.broadcast_to(matrix, (len(nodes.bound), size, size))
-        return (
+        bounds, magnitudes = (
             value.numpy()
-            for value in _top_eigenpairs(
+            for value in _certificate_matrices(
                 rows, nodes.certificate, nodes.lower_slope, nodes.upper_slope
             )
         )
+        proven = largest_eigenvalue_above(
+            bounds, norm_of_rounding(magnitudes, size + 8)
+        )
+        return proven, np.linalg.eigh(bounds)[1][:, :, -_EIGENVECTORS:]
 
     best = vector / np.linalg.norm(vector)
     lower = attained(best[None])[0]
     closed = -np.inf
-    rounding = 0.0
     nodes = _Nodes(
         np.full((1, size), alpha),
         np.ones((1, size)),
@@ -112,9 +121,7 @@ def close_gap(
             1e-5,
         ).numpy()
         batch = batch._replace(certificate=t)
-        bound, vectors, magnitude = evaluate(batch)
-        magnitude = magnitude.max() + np.linalg.norm(matrix)
-        rounding = max(rounding, 100 * size * UNIT_ROUNDOFF * magnitude)
+        bound, vectors = evaluate(batch)
         batch = batch._replace(bound=np.minimum(bound, batch.bound))
 
         candidates = vectors.transpose(0, 2, 1).reshape(-1, size)
@@ -134,7 +141,7 @@ def close_gap(
             nodes = _join(batch, waiting)
             break
         nodes = _join(*_children(matrix, batch, vectors), waiting)
-    upper = max(nodes.bound.max(initial=lower), closed) + rounding
+    upper = max(nodes.bound.max(initial=lower), closed)
     return float(upper), best, slopes_of(best)
 
 

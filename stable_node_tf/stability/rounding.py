@@ -18,59 +18,66 @@ def relative_rounding(operations: int) -> float:
     return product / (1.0 - product)
 
 
-def norm_of_rounding(magnitude: np.ndarray, operations: int) -> float:
+def norm_of_rounding(magnitude: np.ndarray, operations: int) -> np.ndarray:
     """Spectral norm of the error of a matrix formed with rounding.
 
     Args:
-      magnitude: entry-wise bound on the sums of absolute terms, (d, d).
+      magnitude: entry-wise bound on the sums of absolute terms, (..., d, d).
       operations: number of roundings an entry goes through.
 
     Returns:
-      γ_n times the Frobenius norm, itself rounded upwards.
+      γ_n times the Frobenius norm, itself rounded upwards, of shape (...).
 
-    >>> norm_of_rounding(np.zeros((2, 2)), 5)
+    >>> float(norm_of_rounding(np.zeros((2, 2)), 5))
     0.0
     """
-    growth = 1.0 + relative_rounding(2 * magnitude.size + 4)
-    largest = float(magnitude.max()) or 1.0
-    norm = largest * np.linalg.norm(magnitude / largest)
-    return float(relative_rounding(operations) * norm * growth)
+    entries = magnitude.shape[-2] * magnitude.shape[-1]
+    growth = 1.0 + relative_rounding(2 * entries + 4)
+    largest = magnitude.max(axis=(-2, -1))
+    largest = np.where(largest > 0.0, largest, 1.0)
+    scaled = magnitude / largest[..., None, None]
+    norm = largest * np.linalg.norm(scaled, axis=(-2, -1))
+    return relative_rounding(operations) * norm * growth
 
 
-def largest_eigenvalue_above(symmetric: np.ndarray, error: float) -> float:
-    """A number proven to be at least λmax of every matrix near `symmetric`.
+def largest_eigenvalue_above(
+    symmetric: np.ndarray, error: np.ndarray | float
+) -> np.ndarray:
+    """Numbers proven to be at least λmax of every matrix near `symmetric`.
 
     If the Cholesky factorisation of sI - M - cI runs to its end in floating
     point, with c = γ_{d+1} / (1 - γ_{d+1}) · trace plus underflow, then
     sI - M is positive definite (Rump, BIT 2006, Theorem 2.3). s is the computed
-    λmax, padded and widened until that test passes.
+    λmax, padded and widened until that test passes for all matrices.
 
     Args:
-      symmetric: M, of shape (d, d), exactly symmetric, float64.
-      error: bound on the spectral norm of the error in M.
+      symmetric: M, of shape (..., d, d), exactly symmetric, float64.
+      error: bound on the spectral norm of the error in M, of shape (...).
 
     Returns:
-      s + error >= λmax(M + E) for every symmetric E with |E|₂ <= error.
+      s + error >= λmax(M + E) for every symmetric E with |E|₂ <= error, of
+      shape (...).
 
-    >>> largest_eigenvalue_above(np.diag([1.0, 3.0]), 0.0) >= 3.0
+    >>> bool(largest_eigenvalue_above(np.diag([1.0, 3.0]), 0.0) >= 3.0)
     True
     """
-    size = len(symmetric)
-    computed = np.linalg.eigvalsh(symmetric)[-1]
-    scale = max(np.abs(symmetric).max(), np.abs(computed))
+    size = symmetric.shape[-1]
+    computed = np.linalg.eigvalsh(symmetric)[..., -1]
+    scale = np.maximum(np.abs(symmetric).max(axis=(-2, -1)), np.abs(computed))
     tiny = np.finfo(np.float64).tiny
     gamma = relative_rounding(size + 2)
     padding = 4 * size * UNIT_ROUNDOFF * scale + size * tiny
+    eye = np.eye(size)
     while True:
-        shifted = (computed + padding) * np.eye(size) - symmetric
-        np.fill_diagonal(shifted, np.diag(shifted) - 4 * UNIT_ROUNDOFF * scale)
-        trace = np.abs(np.diag(shifted)).sum() * (1 + relative_rounding(size))
+        shift = (computed + padding)[..., None, None]
+        shifted = shift * eye - symmetric
+        shifted -= (4 * UNIT_ROUNDOFF * scale)[..., None, None] * eye
+        trace = np.abs(np.diagonal(shifted, axis1=-2, axis2=-1)).sum(-1)
+        trace *= 1 + relative_rounding(size)
         margin = gamma / (1 - gamma) * trace + size * (size + 4) * tiny
-        np.fill_diagonal(shifted, np.diag(shifted) - margin)
         try:
-            np.linalg.cholesky(shifted)
+            np.linalg.cholesky(shifted - margin[..., None, None] * eye)
         except np.linalg.LinAlgError:
-            padding *= 2
+            padding = 2 * padding
             continue
-        bound = computed + padding + error
-        return float(np.nextafter(bound, np.inf))
+        return np.nextafter(computed + padding + error, np.inf)
