@@ -60,6 +60,6 @@ def test_replicas_agree_and_stay_certified():
         [sys.executable, "-c", PROGRAM],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
