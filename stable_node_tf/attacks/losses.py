@@ -23,6 +23,7 @@ def log_odds(logits: Any, labels: Any) -> Any:
         >>> log_odds(tf.constant([[0.0, 100.0]]), [1]).numpy().tolist()
         [-100.0]
     """
+    logits = tf.convert_to_tensor(logits)
     own = _own(logits, labels)
     rivals = tf.where(own, logits.dtype.min, logits)
     return tf.reduce_logsumexp(rivals, -1) - _chosen(logits, own)
@@ -45,6 +46,7 @@ def margin(logits: Any, labels: Any) -> Any:
         >>> margin(tf.constant([[3.0, 5.0, 1.0]]), [1]).numpy().tolist()
         [-2.0]
     """
+    logits = tf.convert_to_tensor(logits)
     own = _own(logits, labels)
     rivals = tf.where(own, logits.dtype.min, logits)
     return tf.reduce_max(rivals, -1) - _chosen(logits, own)

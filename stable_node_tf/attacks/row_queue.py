@@ -171,9 +171,8 @@ def _run_batch(
             rank, _, image = tasks[row]  # type: ignore[misc]
             if rank < fooled[image]:
                 if classes[row] != labels[image]:
-                    at = order[rank : fooled[image]]
-                    adversarial[at, image] = current[row]
-                    predictions[at, image] = classes[row]
+                    adversarial[order[rank:], image] = current[row]
+                    predictions[order[rank:], image] = classes[row]
                     fooled[image] = rank
                 elif state.done[row] >= attack.iterations:
                     adversarial[order[rank], image] = current[row]
