@@ -73,6 +73,7 @@ def logits_ratio(logits: Any, labels: Any) -> Any:
         >>> logits_ratio(tf.constant([[3.0, 5.0, 1.0]]), [1]).numpy().tolist()
         [-0.5]
     """
+    logits = tf.convert_to_tensor(logits)
     classes = logits.shape[-1]
     if classes is not None and classes < 3:
         raise ValueError(

@@ -7,6 +7,7 @@ next image. A fixed shape is what XLA needs; and what happens in a row does not
 depend on the others.
 """
 
+import collections
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -73,10 +74,82 @@ class IteratedAttack(NamedTuple):
     seed: int
 
 
+class _Batch:
+    """A batch of images under attack, and what has been found so far."""
+
+    def __init__(
+        self,
+        attack: IteratedAttack,
+        images: np.ndarray,
+        labels: np.ndarray,
+        epsilons: np.ndarray,
+        start: int,
+    ) -> None:
+        logits, gradient = attack.clean(images, labels)
+        check_logits(logits.numpy(), labels, start)
+        self.zero_gradient = None
+        if gradient is not None:
+            gradient = gradient.numpy()
+            check_finite(gradient, start, "the gradient of the loss")
+            self.zero_gradient = ~gradient.reshape(len(labels), -1).any(axis=1)
+        self.images, self.labels, self.start = images, labels, start
+        self.epsilons, self.runs = epsilons, attack.runs
+        self.order = np.argsort(epsilons, kind="stable")
+        self.answers = logits.numpy().argmax(axis=1)
+        self.adversarial = np.repeat(images[np.newaxis], len(epsilons), 0)
+        self.predictions = np.repeat(self.answers[np.newaxis], len(epsilons), 0)
+        # The smallest budget, by rank, within which each image is fooled.
+        self.fooled = np.where(self.answers == labels, len(epsilons), 0)
+        self.busy_rows = 0
+        self.all_taken_up = False
+
+    def tasks(self) -> Iterator["_Task"]:
+        """What is due, the smallest budgets first, decided when asked for."""
+        for rank, at in enumerate(self.order):
+            if self.epsilons[at] > 0:
+                for run in range(self.runs):
+                    for image in range(len(self.images)):
+                        if rank < self.fooled[image]:
+                            yield _Task(self, rank, run, image)
+        self.all_taken_up = True
+
+    def result(self) -> AttackedBatch:
+        return AttackedBatch(
+            self.adversarial,
+            self.predictions,
+            self.answers,
+            self.labels,
+            self.zero_gradient,
+        )
+
+
 class _Task(NamedTuple):
-    rank: int  # of the budget, smallest first
+    """One run on one image within one budget."""
+
+    batch: _Batch
+    rank: int
     run: int
     image: int
+
+    @property
+    def number(self) -> int:
+        """Of the image, among all."""
+        return self.batch.start + self.image
+
+    def is_due(self) -> bool:
+        """Whether no smaller or equal budget has fooled the image."""
+        return self.rank < self.batch.fooled[self.image]
+
+    def record(self, attacked: np.ndarray, answer: int, ended: bool) -> None:
+        """Notes where the attack stands, if that is a success or the end."""
+        batch, rank = self.batch, self.rank
+        if answer != batch.labels[self.image]:
+            # For every larger budget too, whatever has been found there.
+            batch.adversarial[batch.order[rank:], self.image] = attacked
+            batch.predictions[batch.order[rank:], self.image] = answer
+            batch.fooled[self.image] = rank
+        elif ended:
+            batch.adversarial[batch.order[rank], self.image] = attacked
 
 
 def row_count(images: int, budgets: int) -> int:
@@ -96,89 +169,72 @@ def run_batches(
     The random numbers of an image depend on the seed, on its place among the
     images and on the run; not on the batch size or the budgets.
     """
+    unfinished: collections.deque[_Batch] = collections.deque()
+
+    def all_tasks() -> Iterator[_Task]:
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            batch = _Batch(attack, images[part], labels[part], epsilons, start)
+            unfinished.append(batch)
+            yield from batch.tasks()
+
     rows = row_count(len(images), len(epsilons))
-    for start in range(0, len(images), batch_size):
-        x = images[start : start + batch_size]
-        y = labels[start : start + batch_size]
-        logits, gradient = attack.clean(x, y)
-        check_logits(logits.numpy(), y, start)
-        answers = logits.numpy().argmax(axis=1)
-        zero_gradient = None
-        if gradient is not None:
-            check_finite(gradient.numpy(), start, "the gradient of the loss")
-            zero_gradient = ~gradient.numpy().reshape(len(y), -1).any(axis=1)
-        adversarial, predictions = _run_batch(
-            attack, x, y, answers, epsilons, start, rows
-        )
-        yield AttackedBatch(adversarial, predictions, answers, y, zero_gradient)
-
-
-def _run_batch(
-    attack: IteratedAttack,
-    images: np.ndarray,
-    labels: np.ndarray,
-    answers: np.ndarray,
-    epsilons: np.ndarray,
-    start: int,
-    rows: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(epsilons, kind="stable")
-    adversarial = np.repeat(images[np.newaxis], len(epsilons), axis=0)
-    predictions = np.repeat(answers[np.newaxis], len(epsilons), axis=0)
-    # The smallest budget, by rank, within which each image is fooled so far.
-    fooled = np.where(answers == labels, len(epsilons), 0)
-    queue = (
-        _Task(rank, run, image)
-        for rank in range(len(epsilons))
-        if epsilons[order[rank]] > 0
-        for run in range(attack.runs)
-        for image in range(len(images))
-        if rank < fooled[image]
-    )
-    tasks: list[_Task | None] = [None] * rows
-    generators = [np.random.default_rng(0)] * rows
     state = _idle_rows(attack, images, rows)
-
+    queue = all_tasks()
+    tasks: dict[int, _Task] = {}
+    generators = {}
     while True:
-        for row, task in enumerate(tasks):
-            if task is None and (task := next(queue, None)) is not None:
+        for row in range(rows):
+            if row not in tasks and (task := next(queue, None)) is not None:
                 tasks[row] = task
-                key = (attack.seed, start + task.image, task.run)
-                generators[row] = np.random.default_rng(key)
-                epsilon = np.float32(epsilons[order[task.rank]])
-                image = images[task.image]
-                offset = epsilon * attack.begin(generators[row])
-                state.originals[row] = image
-                state.labels[row] = labels[task.image]
-                state.epsilons[row] = epsilon
-                state.current[row] = np.clip(image + offset, 0.0, 1.0)
-                state.best[row] = -np.inf
-                state.done[row] = 0
-        busy = [row for row, task in enumerate(tasks) if task is not None]
-        if not busy:
-            return adversarial, predictions
-        for row in busy:
+                task.batch.busy_rows += 1
+                generators[row] = np.random.default_rng(
+                    (attack.seed, task.number, task.run)
+                )
+                _begin(attack, state, row, task, generators[row])
+        while unfinished and unfinished[0].all_taken_up:
+            if unfinished[0].busy_rows:
+                break
+            yield unfinished.popleft().result()
+        if not tasks:
+            return
+        for row in tasks:
             state.draws[row] = attack.draw(generators[row])
 
         current, best, classes, finite = (
             tensor.numpy() for tensor in attack.advance(*state)
         )
-        numbers = start + np.array([tasks[row].image for row in busy])  # type: ignore[union-attr]
-        refuse_not_finite(finite[busy], numbers, "logits and gradients")
+        refuse_not_finite(
+            finite[list(tasks)],
+            np.array([task.number for task in tasks.values()]),
+            "logits and gradients",
+        )
         state.current[:], state.best[:] = current, best
         state.done[:] += attack.chunk
-        for row in busy:
-            rank, _, image = tasks[row]  # type: ignore[misc]
-            if rank < fooled[image]:
-                if classes[row] != labels[image]:
-                    adversarial[order[rank:], image] = current[row]
-                    predictions[order[rank:], image] = classes[row]
-                    fooled[image] = rank
-                elif state.done[row] >= attack.iterations:
-                    adversarial[order[rank], image] = current[row]
-                    tasks[row] = None
-            if rank >= fooled[image]:
-                tasks[row] = None
+        for row, task in list(tasks.items()):
+            ended = state.done[row] >= attack.iterations
+            if task.is_due():
+                task.record(current[row], classes[row], ended)
+            if ended or not task.is_due():
+                task.batch.busy_rows -= 1
+                del tasks[row]
+
+
+def _begin(
+    attack: IteratedAttack,
+    state: Rows,
+    row: int,
+    task: _Task,
+    rng: np.random.Generator,
+) -> None:
+    image = task.batch.images[task.image]
+    epsilon = np.float32(task.batch.epsilons[task.batch.order[task.rank]])
+    state.originals[row] = image
+    state.labels[row] = task.batch.labels[task.image]
+    state.epsilons[row] = epsilon
+    state.current[row] = np.clip(image + epsilon * attack.begin(rng), 0.0, 1.0)
+    state.best[row] = -np.inf
+    state.done[row] = 0
 
 
 def _idle_rows(attack: IteratedAttack, images: np.ndarray, rows: int) -> Rows:

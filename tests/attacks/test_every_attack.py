@@ -66,7 +66,7 @@ def test_outcome_has_the_promised_form(name, data):
     images, labels = data
     attack, norm = ATTACKS[name]
     model = smooth_model()
-    scale = {"linf": 1, "l2": 4}[norm]
+    scale = {"linf": 1, "l2": 2}[norm]
     epsilons = [scale * epsilon for epsilon in EPSILONS]
     adversarial, success = attack(model, images, labels, epsilons)
     assert adversarial.shape == (4, 23, 4, 4, 1)

@@ -20,7 +20,7 @@ def gradient_of(loss, logits):
     return tape.gradient(value, x).numpy()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(logits_of_five)
 def test_log_odds_follow_the_cross_entropy(logits):
     shifted = np.exp(logits - logits.max(1, keepdims=True))
@@ -35,7 +35,7 @@ def test_log_odds_follow_the_cross_entropy(logits):
     )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(logits_of_five)
 def test_margin_is_positive_where_the_answer_is_wrong(logits):
     values = losses.margin(tf.constant(logits), LABELS).numpy()
@@ -45,7 +45,7 @@ def test_margin_is_positive_where_the_answer_is_wrong(logits):
     np.testing.assert_allclose(values, rivals - logits[rows, LABELS])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(logits_of_five, st.floats(0.1, 10), st.floats(-5, 5))
 def test_ratio_ignores_scale_and_shift(logits, scale, shift):
     logits = np.round(logits, 2) + np.linspace(0, 1e-2, 5)
