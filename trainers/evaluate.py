@@ -105,7 +105,13 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         evaluate(_suite(), Path(_OUTPUT.value) if _OUTPUT.value else None)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        ModuleNotFoundError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print(
