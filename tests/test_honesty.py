@@ -43,7 +43,7 @@ def test_square_unmasks_a_model_without_useful_gradients():
     def staircase(x):
         brightness = tf.reduce_mean(tf.round(4 * x) / 4, axis=[1, 2, 3])
         slope = 1e-3 * tf.reduce_mean(x, axis=[1, 2, 3])  # misleads
-        return tf.stack([brightness - 0.5 - slope, 0.0 * slope], axis=1)
+        return tf.stack([brightness - 0.3 - slope, 0.0 * slope], axis=1)
 
     images = np.full([20, 6, 6, 1], 0.6, np.float32)
     labels = np.zeros(20, int)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +21,15 @@ _COLUMNS = (
     *("model", "dataset", "num_images", "kind"),
     *("name", "norm", "epsilon", "figure", "value", "passed"),
 )
+
+
+def heading(record: dict[str, Any]) -> Text:
+    """What the tables are about, in one line."""
+    return Text(
+        f"{record['model']}: accuracy on {record['num_images']} test images "
+        f"of {dataset_title(record['dataset'])}",
+        "bold",
+    )
 
 
 def tables(record: dict[str, Any], names: Sequence[str]) -> list[Table]:
@@ -36,13 +44,8 @@ def tables(record: dict[str, Any], names: Sequence[str]) -> list[Table]:
         shown = [n for n in names if record["attacks"][n]["norm"] == norm]
         if not shown:
             continue
-        layout = Table(
-            title=f"{escape(record['model'])}: accuracy on "
-            f"{record['num_images']} test images of "
-            f"{dataset_title(record['dataset'])}, {symbol}",
-            title_style="bold",
-        )
-        layout.add_column("ε", justify="right")
+        layout = Table()
+        layout.add_column(f"ε, {symbol}", justify="right")
         for name in shown:
             layout.add_column(TITLES[name], justify="right")
         curves = [_accuracies(record, name) for name in shown]

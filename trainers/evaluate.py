@@ -25,7 +25,13 @@ import numpy as np
 import rich
 from absl import app, flags, logging
 
-from stable_node_tf import attacks, evaluation, export, honesty
+from stable_node_tf import (
+    StableODELayer,
+    attacks,
+    evaluation,
+    export,
+    honesty,
+)
 from stable_node_tf.models import with_finer_solver
 from trainers import attack_report, attack_suite, datasets, pictures, report
 from trainers.measurement import EPSILONS, load_model
@@ -145,6 +151,7 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
         count,
     )
     curves = attack_suite.run(suite, model, images, labels, record, path)
+    rich.print(attack_report.heading(record))
     for layout in attack_report.tables(record, suite.attacks):
         rich.print(layout)
     checks = _checks(suite, model, memory, images, labels, curves)
@@ -224,6 +231,7 @@ def _checks(
         )
     if memory is not None:
         checks.append(honesty.same_gradient(memory, _exported(model), *few))
+    if memory is not None and _has_ode(memory):
         fgsm, finer = suite.settings("fgsm"), with_finer_solver(memory)
         before = curves.get("fgsm") or attack_suite.attack_curve(
             "fgsm", memory, images, labels, fgsm, "FGSM"
@@ -235,6 +243,10 @@ def _checks(
             honesty.finer_solver_agrees({"FGSM": before}, {"FGSM": after})
         )
     return checks
+
+
+def _has_ode(model: keras.Model) -> bool:
+    return any(isinstance(layer, StableODELayer) for layer in model.layers)
 
 
 def _draw_margins(
