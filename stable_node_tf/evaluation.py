@@ -7,6 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf import attacks
+from stable_node_tf.attacks import losses
+from stable_node_tf.attacks.checks import check_count, check_data, check_logits
+from stable_node_tf.attacks.gradients import read_logits
 
 
 class AccuracyCurve(NamedTuple):
@@ -20,14 +23,14 @@ class AccuracyCurve(NamedTuple):
         zero_gradient_share: share of images whose loss gradient is exactly
             zero in every pixel. Such images cannot be attacked by gradients;
             more than a few per cent means that gradients are masked and the
-            curve says little.
+            curve says little. None for an attack without gradients.
         num_images: n.
     """
 
     epsilons: np.ndarray
     accuracies: np.ndarray
     clean_accuracy: float
-    zero_gradient_share: float
+    zero_gradient_share: float | None
     num_images: int
 
 
@@ -77,8 +80,8 @@ def accuracy_curve(
     """Sums up an attack that is carried out batch by batch.
 
     Args:
-        batches: for example from `stable_node_tf.attacks.fgsm_batches`,
-            possibly wrapped in a progress bar; consumed once.
+        batches: from any attack of `stable_node_tf.attacks`, for example
+            `pgd_batches`, possibly wrapped in a progress bar; consumed once.
         epsilons: the E budgets the attack was given.
 
     Returns:
@@ -102,7 +105,8 @@ def accuracy_curve(
     """
     budgets = attacks.check_epsilons(epsilons)
     correct = np.zeros(len(budgets), np.int64)
-    clean_correct = zero_gradients = num_images = 0
+    clean_correct = num_images = 0
+    zero_gradients: int | None = 0
     for batch in batches:
         if len(batch.predictions) != len(budgets):
             raise ValueError(
@@ -111,7 +115,10 @@ def accuracy_curve(
             )
         correct += np.sum(batch.predictions == batch.labels, axis=1)
         clean_correct += int(np.sum(batch.clean_predictions == batch.labels))
-        zero_gradients += int(np.sum(batch.zero_gradient))
+        if batch.zero_gradient is None or zero_gradients is None:
+            zero_gradients = None
+        else:
+            zero_gradients += int(np.sum(batch.zero_gradient))
         num_images += len(batch.labels)
     if not num_images:
         raise ValueError("batches must not be empty. Received: no images")
@@ -119,9 +126,53 @@ def accuracy_curve(
         epsilons=budgets,
         accuracies=correct / num_images,
         clean_accuracy=clean_correct / num_images,
-        zero_gradient_share=zero_gradients / num_images,
+        zero_gradient_share=(
+            None if zero_gradients is None else zero_gradients / num_images
+        ),
         num_images=num_images,
     )
+
+
+def margins(
+    model: attacks.Classifier,
+    images: Any,
+    labels: Any,
+    batch_size: int = 500,
+) -> np.ndarray:
+    """Computes by how much the true class leads: logit minus largest rival.
+
+    Negative where the answer is wrong.
+
+    Args:
+        model: see `stable_node_tf.attacks.fgsm`; need not be differentiable.
+        images: array (n, ...) of floats in [0, 1], n >= 1.
+        labels: integer array (n,) with the true classes.
+        batch_size: images per call of the model.
+
+    Returns:
+        The margins, float64, shape (n,).
+
+    Raises:
+        TypeError: if the images are not floats or the labels not integers.
+        ValueError: if an argument is malformed or a logit is not finite.
+
+    Example:
+        >>> weights = tf.constant([[-1.0, 1.0]])
+        >>> margins(lambda x: x @ weights, [[0.25], [0.5]], [1, 0]).tolist()
+        [0.5, -1.0]
+    """
+    images, labels = check_data(images, labels)
+    size = check_count(batch_size, "batch_size")
+    logits = tf.function(
+        lambda x: read_logits(model, x), autograph=False, reduce_retracing=True
+    )
+    leads = []
+    for start in range(0, len(images), size):
+        x, y = images[start : start + size], labels[start : start + size]
+        answers = logits(tf.constant(x)).numpy()
+        check_logits(answers, y, start)
+        leads.append(-losses.margin(answers.astype(np.float64), y).numpy())
+    return np.concatenate(leads)
 
 
 def separation(

@@ -77,6 +77,35 @@ def test_curve_refuses_what_does_not_fit():
         evaluation.accuracy_curve([], [0.1])
 
 
+def test_attacks_without_gradients_report_no_zero_gradients():
+    images = np.full([5, 3, 3, 1], 0.6, np.float32)
+
+    def model(x):
+        return tf.reshape(x, [-1, 9])[:, :2] * [1.0, 0.9]
+
+    curve = evaluation.accuracy_curve(
+        attacks.square_batches(
+            model, images, [0] * 5, [0.0, 0.3], batch_size=2, queries=50
+        ),
+        [0.0, 0.3],
+    )
+    assert curve.zero_gradient_share is None
+    assert curve.accuracies.tolist() == [1.0, 0.0]
+    assert (curve.clean_accuracy, curve.num_images) == (1.0, 5)
+
+
+def test_margins_are_leads_over_the_largest_rival():
+    model, images, labels = classifier_and_data()
+    margins = evaluation.margins(model, images, labels, 7)
+    logits = model(images).numpy().astype(np.float64)
+    own = logits[np.arange(41), labels]
+    logits[np.arange(41), labels] = -np.inf
+    np.testing.assert_allclose(margins, own - logits.max(axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(np.flatnonzero(margins < 0), range(4))
+    with pytest.raises(ValueError, match="logits must be finite"):
+        evaluation.margins(lambda x: np.nan * model(x), images, labels)
+
+
 def linear_flow(matrix):
     def solve(state, times):
         flow = tf.linalg.expm(times[:, None, None] * matrix)

@@ -1,39 +1,93 @@
-"""Attacks a trained model with FGSM and prints its accuracies.
+"""Attacks a trained model and checks that the figures can be believed.
 
-    python -m trainers.evaluate --model=results/mnist/saved_models/ordinary
-    python -m trainers.evaluate --model=model.keras --epsilons=0,0.1,0.2
+    python -m trainers.evaluate --model=my_model --output=results/my_model
+    python -m trainers.evaluate --model=model.keras --attacks=fgsm,pgd \
+        --epsilons=0,0.1,0.2 --num_images=1000
 
---model is a `.keras` file or the directory of an exported SavedModel.
+--model is a `.keras` file or the directory of an exported SavedModel. With
+--output, evaluation.json, evaluation.csv, attacks.png and margins.png are
+written there, the JSON after every attack: interrupted, the same command
+carries on with the attacks that are missing.
+
+Two of the checks need the model both in memory and exported: a `.keras` file
+is exported for the purpose, and beside a SavedModel's version directory a
+model.keras is looked for, as `trainers.train` writes it.
 """
 
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import keras
+import numpy as np
 import rich
 from absl import app, flags, logging
-from rich.table import Table
 
-from trainers import datasets, report
-from trainers.measurement import EPSILONS, fgsm_curve, load_model, points
+from stable_node_tf import (
+    StableODELayer,
+    attacks,
+    evaluation,
+    export,
+    honesty,
+)
+from stable_node_tf.models import with_finer_solver
+from trainers import attack_report, attack_suite, datasets, pictures, report
+from trainers.measurement import EPSILONS, load_model
+
+_NUM_CLASSES = 10
+_GREY = 0.5  # a budget that turns every image into the same one
+_FEW = 1000
+_SHOWN_EPSILONS = (0.05, 0.1)
 
 _MODEL = flags.DEFINE_string(
     "model", None, "A .keras file or the directory of a SavedModel."
 )
+_TWIN = flags.DEFINE_string(
+    "twin", None, "The .keras file of the model that --model is an export of."
+)
 _DATASET = flags.DEFINE_enum(
     "dataset", "mnist", datasets.NAMES, "Test images.", allow_override=True
+)
+_ATTACKS = flags.DEFINE_list(
+    "attacks", ["fgsm"], f"Out of {', '.join(attack_suite.TITLES)}; or all."
 )
 _EPSILONS = flags.DEFINE_list(
     "epsilons",
     [f"{epsilon:g}" for epsilon in EPSILONS],
-    "Attack budgets, pixels ranging from 0 to 1.",
+    "Budgets in the l-infinity norm, pixels ranging from 0 to 1.",
 )
-_JSON = flags.DEFINE_string("json", None, "File to write the figures to.")
+_EPSILONS_L2 = flags.DEFINE_list(
+    "epsilons_l2",
+    ["0", "0.25", "0.5", "0.75", "1", "1.25", "1.5", "2", "2.5", "3"],
+    "Budgets of pgd_l2, in the 2-norm of a whole image.",
+)
+_PGD_STEPS = flags.DEFINE_integer("pgd_steps", 100, "Of a run of PGD.", 1)
+_RESTARTS = flags.DEFINE_integer("restarts", 1, "Runs of PGD.", 1)
+_QUERIES = flags.DEFINE_integer("queries", 1000, "Of Square.", 1)
+_NUM_IMAGES = flags.DEFINE_integer(
+    "num_images", None, "The first so many test images; all by default.", 1
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Of the attacks' random numbers.", 0, allow_override=True
+)
+_JIT_COMPILE = flags.DEFINE_bool(
+    "jit_compile",
+    True,
+    "Compile iterated attacks with XLA.",
+    allow_override=True,
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Directory to write to.", allow_override=True
+)
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Directory of the TFDS data sets.", allow_override=True
 )
 
 
 @flags.validator("epsilons", "must be finite numbers >= 0, with commas")
+@flags.validator("epsilons_l2", "must be finite numbers >= 0, with commas")
 def _valid_epsilons(values: list[str]) -> bool:
     try:
         return all(0.0 <= float(value) < float("inf") for value in values)
@@ -41,36 +95,181 @@ def _valid_epsilons(values: list[str]) -> bool:
         return False
 
 
+@flags.validator(
+    "attacks", f"must be out of {', '.join(attack_suite.TITLES)}, or all"
+)
+def _valid_attacks(names: list[str]) -> bool:
+    return names == ["all"] or (
+        bool(names) and set(names) <= attack_suite.TITLES.keys()
+    )
+
+
 def main(argv: Sequence[str]) -> None:
     """Evaluates the model that the flags name."""
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
-    epsilons = [float(value) for value in _EPSILONS.value]
     try:
-        model = load_model(_MODEL.value)
-        test = datasets.load(_DATASET.value, data_dir=_DATA_DIR.value).test
-        curve = fgsm_curve(model, test.images, test.labels, epsilons, "FGSM")
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        evaluate(_suite(), Path(_OUTPUT.value) if _OUTPUT.value else None)
+    except (
+        ModuleNotFoundError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         sys.exit(f"error: {error}")
-    table = Table(
-        title=f"{_MODEL.value} on the test images of {_DATASET.value}"
+    except KeyboardInterrupt:
+        print(
+            "\nInterrupted. "
+            + (
+                "The same command carries on after the last finished attack."
+                if _OUTPUT.value
+                else "With --output, finished attacks would have been kept."
+            ),
+            file=sys.stderr,
+        )
+        sys.exit(130)
+
+
+def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
+    """Attacks, checks, prints and writes."""
+    model = load_model(_MODEL.value)
+    memory = _in_memory(model)
+    test = datasets.load(_DATASET.value, data_dir=_DATA_DIR.value).test
+    count = min(_NUM_IMAGES.value or len(test.labels), len(test.labels))
+    images = test.images[:count].astype(np.float32) / 255.0
+    labels = test.labels[:count]
+
+    path = output / "evaluation.json" if output else None
+    record = attack_suite.open_record(
+        path,
+        model.path
+        if isinstance(model, export.ExportedModel)
+        else Path(_MODEL.value),
+        _DATASET.value,
+        count,
     )
-    table.add_column("FGSM, ε", justify="right")
-    table.add_column("accuracy", justify="right")
-    for point in points(curve):
-        table.add_row(f"{point['epsilon']:g}", f"{point['accuracy']:.2%}")
-    rich.print(table)
-    print(f"Images with a gradient of zero: {curve.zero_gradient_share:.2%}")
-    if _JSON.value:
-        figures = {
-            "model": _MODEL.value,
-            "dataset": _DATASET.value,
-            "clean_accuracy": curve.clean_accuracy,
-            "fgsm": points(curve),
-            "zero_gradient_share": curve.zero_gradient_share,
-        }
-        report.write_json(figures, _JSON.value)
+    curves = attack_suite.run(suite, model, images, labels, record, path)
+    rich.print(attack_report.heading(record))
+    for layout in attack_report.tables(record, suite.attacks):
+        rich.print(layout)
+    checks = _checks(suite, model, memory, images, labels, curves)
+    record["checks"] = [check._asdict() for check in checks]
+    for line in attack_report.check_lines(record):
+        rich.print(line)
+    if memory is None:
+        print("Not checked for want of the .keras file (--twin): gradients")
+        print("of the exported model, and a finer solver.")
+    if output is not None:
+        report.write_json(record, path)
+        attack_report.write_csv(record, output / "evaluation.csv")
+        pictures.plot_attacks(record, output / "attacks.png")
+        _draw_margins(model, images, labels, output / "margins.png")
+        print(f"Written to {output}: evaluation.json, evaluation.csv,")
+        print("attacks.png, margins.png")
+
+
+def _suite() -> attack_suite.Suite:
+    chosen = _ATTACKS.value
+    return attack_suite.Suite(
+        attacks=[
+            n for n in attack_suite.TITLES if n in chosen or "all" in chosen
+        ],
+        epsilons=[float(value) for value in _EPSILONS.value],
+        epsilons_l2=[float(value) for value in _EPSILONS_L2.value],
+        pgd_steps=_PGD_STEPS.value,
+        restarts=_RESTARTS.value,
+        queries=_QUERIES.value,
+        seed=_SEED.value,
+        jit_compile=_JIT_COMPILE.value,
+    )
+
+
+def _in_memory(model: Any) -> keras.Model | None:
+    """The model as Keras has it, or None where only an export is at hand."""
+    if isinstance(model, keras.Model):
+        return model
+    path = (
+        Path(_TWIN.value) if _TWIN.value else model.path.parent / "model.keras"
+    )
+    if _TWIN.value or path.is_file():
+        return load_model(path)
+    return None
+
+
+def _checks(
+    suite: attack_suite.Suite,
+    model: Any,
+    memory: keras.Model | None,
+    images: np.ndarray,
+    labels: np.ndarray,
+    curves: dict[str, evaluation.AccuracyCurve],
+) -> list[honesty.Check]:
+    checks = []
+    gradient = {n: c for n, c in curves.items() if n != "square"}
+    in_box = [c for n, c in gradient.items() if attack_suite.norm(n) == "linf"]
+    if {"fgsm", "pgd"} <= curves.keys():
+        checks.append(
+            honesty.pgd_at_least_as_strong(curves["pgd"], curves["fgsm"])
+        )
+    if "square" in curves and in_box:
+        checks.append(honesty.square_never_strongest(curves["square"], in_box))
+    grey = suite.settings("pgd") | {"epsilons": [_GREY]}
+    few = images[:_FEW], labels[:_FEW]
+    checks.append(
+        honesty.falls_to_chance(
+            attack_suite.attack_curve("pgd", model, *few, grey, "PGD, grey"),
+            _NUM_CLASSES,
+        )
+    )
+    if gradient:
+        checks.append(
+            honesty.few_zero_gradients(
+                max(gradient.values(), key=lambda c: c.zero_gradient_share)
+            )
+        )
+    if memory is not None:
+        checks.append(honesty.same_gradient(memory, _exported(model), *few))
+    if memory is not None and _has_ode(memory):
+        fgsm, finer = suite.settings("fgsm"), with_finer_solver(memory)
+        before = curves.get("fgsm") or attack_suite.attack_curve(
+            "fgsm", memory, images, labels, fgsm, "FGSM"
+        )
+        after = attack_suite.attack_curve(
+            "fgsm", finer, images, labels, fgsm, "FGSM, finer solver"
+        )
+        checks.append(
+            honesty.finer_solver_agrees({"FGSM": before}, {"FGSM": after})
+        )
+    return checks
+
+
+def _has_ode(model: keras.Model) -> bool:
+    return any(isinstance(layer, StableODELayer) for layer in model.layers)
+
+
+def _draw_margins(
+    model: Any, images: np.ndarray, labels: np.ndarray, path: Path
+) -> None:
+    attacked = attacks.fgsm(model, images, labels, _SHOWN_EPSILONS).adversarial
+    seen = {"clean": images} | {
+        f"FGSM, ε = {epsilon:g}": adversarial
+        for epsilon, adversarial in zip(_SHOWN_EPSILONS, attacked, strict=True)
+    }
+    margins = {
+        name: evaluation.margins(model, pixels, labels)
+        for name, pixels in seen.items()
+    }
+    pictures.plot_margins(path, margins, _DATASET.value)
+
+
+def _exported(model: Any) -> export.ExportedModel:
+    if isinstance(model, export.ExportedModel):
+        return model
+    with tempfile.TemporaryDirectory() as directory:
+        export.export(model, directory)
+        return export.load(directory)
 
 
 def run() -> None:

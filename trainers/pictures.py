@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from trainers.attack_suite import TITLES
 from trainers.report import (
     Results,
     atomic,
@@ -27,6 +28,16 @@ _COLOURS = {
 _MARKERS = {"ordinary": "o", "stable_ode": "s", "stable_network": "D"}
 _RIGHT, _WRONG = "#009E73", "#D55E00"
 _GREY = "#6B6B6B"
+_NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
+_ATTACK_STYLES = {
+    "fgsm": ("#E69F00", "o"),
+    "pgd": ("#0072B2", "s"),
+    "margin": ("#CC79A7", "D"),
+    "square": ("#009E73", "^"),
+    "pgd_l2": ("#0072B2", "s"),
+}
+# From light to strong attacks.
+_SEQUENCE = ("#56B4E9", "#009E73", "#E69F00", "#D55E00")
 
 
 def plot_accuracy(results: Results, path: str | Path) -> None:
@@ -57,6 +68,122 @@ def plot_accuracy(results: Results, path: str | Path) -> None:
     axes.set(xlim=(0, right), ylim=(0, 101))
     chance = axes.axhline(10, color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
     _label_lines(figure, axes, lines | {"chance": chance})
+    _save(figure, path)
+
+
+def plot_attacks(record: Mapping[str, Any], path: str | Path) -> None:
+    """Draws accuracy under every attack against the budget, as a PNG.
+
+    There is a panel for each norm, and in it a curve for each attack.
+
+    Args:
+        record: of `trainers.attack_suite`.
+        path: for example results/attacks.png.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+    """
+    norms = {
+        norm: symbol
+        for norm, symbol in _NORMS.items()
+        if any(a["norm"] == norm for a in record["attacks"].values())
+    }
+    figure = _figure(6.4 * len(norms), 4.2)
+    figure.suptitle(
+        f"{dataset_title(record['dataset'])}: accuracy on "
+        f"{record['num_images']} test images under attack, %",
+        x=0.01,
+        ha="left",
+        fontsize=12,
+    )
+    panels = figure.subplots(1, len(norms), sharey=True, squeeze=False)[0]
+    labelled = []
+    for axes, (norm, symbol) in zip(panels, norms.items(), strict=True):
+        _bare(axes)
+        axes.set_xlabel(f"{symbol} budget ε (pixels range from 0 to 1)")
+        lines = {}
+        for name, attack in record["attacks"].items():
+            if attack["norm"] == norm:
+                colour, marker = _ATTACK_STYLES[name]
+                order = np.argsort(attack["settings"]["epsilons"])
+                x, y = (
+                    np.array(values)[order]
+                    for values in (
+                        attack["settings"]["epsilons"],
+                        attack["accuracies"],
+                    )
+                )
+                [line] = axes.plot(
+                    x,
+                    100 * y,
+                    color=colour,
+                    marker=marker,
+                    markersize=4,
+                    linewidth=1.5,
+                )
+                lines[TITLES[name]] = line
+        right = max(line.get_xdata()[-1] for line in lines.values())
+        axes.set(xlim=(0, right), ylim=(0, 101))
+        lines["chance"] = axes.axhline(
+            10, color=_GREY, linewidth=1, linestyle=(0, (4, 3))
+        )
+        labelled.append((axes, lines))
+    for axes, lines in labelled:
+        _label_lines(figure, axes, lines)
+    _save(figure, path)
+
+
+def plot_margins(
+    path: str | Path, margins: Mapping[str, np.ndarray], dataset: str
+) -> None:
+    """Draws how the lead of the true class is distributed, as a PNG.
+
+    Args:
+        path: for example results/margins.png.
+        margins: for each kind of image, clean or attacked, the logit of the
+            true class minus its largest rival, of every image; two to four
+            kinds fit well, in the order of attack strength.
+        dataset: "mnist" or "fashion_mnist", for the title.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+    """
+    figure = _figure(7.2, 4.2)
+    axes = figure.add_subplot()
+    _bare(axes)
+    axes.set_title(
+        f"{dataset_title(dataset)}: lead of the true class, share of images",
+        loc="left",
+        fontsize=12,
+    )
+    axes.set_xlabel("logit of the true class minus its largest rival")
+    everything = np.concatenate(list(margins.values()))
+    left, right = np.quantile(everything, [0.001, 0.999])
+    width = max(right - left, 1e-6) / 60
+    # One edge of a bin is zero, which separates right from wrong.
+    edges = width * np.arange(np.floor(left / width), right / width + 1)
+    lines = {}
+    for (name, values), colour in zip(
+        margins.items(), _SEQUENCE[-len(margins) :], strict=True
+    ):
+        counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+        shares = counts / len(values)
+        axes.stairs(shares, edges, fill=True, color=colour, alpha=0.15)
+        middles = (edges[:-1] + edges[1:]) / 2
+        [line] = axes.plot(
+            middles,
+            shares,
+            color=colour,
+            linewidth=1.8,
+            drawstyle="steps-mid",
+        )
+        wrong = np.mean(values <= 0)
+        lines[f"{name}\n{100 * wrong:.1f} % wrong"] = line
+    axes.axvline(0, color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
+    axes.set(xlim=(edges[0], edges[-1]))
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+    _label_lines(figure, axes, lines)
     _save(figure, path)
 
 

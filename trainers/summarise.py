@@ -1,9 +1,12 @@
 """Mean and spread of several comparisons, as a Markdown table.
 
     python -m trainers.summarise results/seed*/mnist/results.json
+    python -m trainers.summarise results/*/evaluation.json
 
 The files must be of the same data set and preset. The spread is half the
-distance between the largest and the smallest value, for several files.
+distance between the largest and the smallest value, for several files. Files
+of `trainers.evaluate` are set beside each other instead, named after their
+directories.
 """
 
 import json
@@ -14,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from absl import app
 
+from trainers import attack_report
 from trainers.report import Results, model_title, points_by_epsilon
 
 _EPSILONS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2)
@@ -91,7 +95,13 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) < 2:
         raise app.UsageError("Name at least one results.json.")
     try:
-        print(summary([json.loads(Path(p).read_text()) for p in argv[1:]]))
+        paths = [Path(path) for path in argv[1:]]
+        files = [json.loads(path.read_text()) for path in paths]
+        if all("attacks" in file for file in files):
+            names = [model_title(path.parent.name) for path in paths]
+            print(attack_report.markdown(files, names))
+        else:
+            print(summary(files))
     except (OSError, ValueError, KeyError) as error:
         sys.exit(f"error: {error}")
 

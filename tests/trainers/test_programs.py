@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 import subprocess
@@ -10,7 +11,15 @@ from absl import app, flags
 from absl.testing import flagsaver
 
 from stable_node_tf import export, ode_classifier
-from trainers import compare, datasets, evaluate, train
+from trainers import (
+    attack_report,
+    attack_suite,
+    compare,
+    datasets,
+    evaluate,
+    summarise,
+    train,
+)
 
 TINY = {"width": 8, "num_steps": 4, "epochs": 2, "batch_size": 16, "seed": 3}
 
@@ -91,6 +100,12 @@ def test_programs_refuse_bad_flags_at_once(
         ("epsilons", "0,-1"),
         ("epsilons", "0,a"),
         ("epsilons", "0,nan"),
+        ("epsilons_l2", "0,-1"),
+        ("attacks", "fgsm,deepfool"),
+        ("attacks", ""),
+        ("pgd_steps", 0),
+        ("queries", 0),
+        ("num_images", 0),
         ("typo", 1),
     ],
 )
@@ -163,27 +178,172 @@ def test_train_into_a_file_is_one_clear_line(tmp_path, data):
         run(train, **TINY, output=tmp_path / "file")
 
 
-@pytest.mark.parametrize("saved", ["model.keras", "saved_model"])
-def test_evaluate_reports_and_writes(tmp_path, data, capsys, saved):
+def test_evaluate_reports_and_writes(tmp_path, data, capsys):
+    pytest.importorskip("matplotlib")
     model = ode_classifier(width=8)
-    path = tmp_path / saved
-    model.save(path) if path.suffix else export.export(model, path)
+    model.save(tmp_path / "model.keras")
+    output = tmp_path / "out"
     run(
         evaluate,
-        model=path,
+        model=tmp_path / "model.keras",
         dataset="fashion_mnist",
         epsilons="0,0.1",
-        json=tmp_path / "out/figures.json",
+        output=output,
     )
     assert data == [("fashion_mnist", None, False)]
-    figures = json.loads((tmp_path / "out/figures.json").read_text())
+    record = json.loads((output / "evaluation.json").read_text())
     test = split(40, 2)
     answers = np.argmax(model(test.images.astype(np.float32) / 255.0), -1)
     clean = np.mean(answers == test.labels)
-    assert figures["clean_accuracy"] == pytest.approx(clean)
-    assert figures["fgsm"][0] == {"epsilon": 0.0, "accuracy": clean}
-    assert figures["fgsm"][1]["epsilon"] == 0.1
-    assert f"{clean:.2%}" in capsys.readouterr().out
+    assert record["clean_accuracy"] == pytest.approx(clean)
+    assert record["num_images"] == 40
+    fgsm = record["attacks"]["fgsm"]
+    assert fgsm["settings"]["epsilons"] == [0.0, 0.1]
+    assert fgsm["accuracies"][0] == clean
+    checks = {check["name"]: check for check in record["checks"]}
+    assert len(checks) == 4  # of all six, those that FGSM alone allows
+    same = checks["Exported and in-memory gradients are equal"]
+    assert same["passed"]
+    printed = capsys.readouterr().out
+    assert f"{clean:.2%}" in printed
+    assert printed.count("✓") + printed.count("✗") == 4
+    rows = list(csv.DictReader((output / "evaluation.csv").open()))
+    attacked = [row for row in rows if row["figure"] == "accuracy"]
+    assert [row["epsilon"] for row in attacked[:2]] == ["0.0", "0.1"]
+    assert float(attacked[0]["value"]) == pytest.approx(clean)
+    assert {row["kind"] for row in rows} == {"attack", "check"}
+    for picture in ("attacks.png", "margins.png"):
+        assert (output / picture).stat().st_size > 1000
+
+
+SMALL = {
+    "epsilons": "0,0.1,0.3",
+    "epsilons_l2": "0,1",
+    "pgd_steps": 10,
+    "queries": 25,
+    "num_images": 30,
+    "jit_compile": False,
+}
+
+
+def test_evaluate_runs_every_attack_and_check(tmp_path, data, capsys):
+    export.export(ode_classifier(width=8), tmp_path)
+    ode_classifier(width=8).save(tmp_path / "model.keras")
+    out = tmp_path / "out"
+    run(evaluate, model=tmp_path, attacks="all", output=out, **SMALL)
+    record = json.loads((out / "evaluation.json").read_text())
+    assert record["attacks"].keys() == {
+        *("fgsm", "pgd", "margin", "square", "pgd_l2"),
+    }
+    for name, attack in record["attacks"].items():
+        assert attack["norm"] == ("l2" if name == "pgd_l2" else "linf")
+        accuracies = attack["accuracies"]
+        assert accuracies[0] == record["clean_accuracy"]
+        assert accuracies == sorted(accuracies, reverse=True)
+    assert record["attacks"]["square"]["zero_gradient_share"] is None
+    assert len(record["checks"]) == 6
+    assert "Not checked" not in capsys.readouterr().out
+
+
+def test_evaluate_shows_failed_checks_in_red():
+    record = {
+        "checks": [
+            {"name": "One", "passed": True, "measured": {"share": 0.5}},
+            {"name": "Two", "passed": False, "measured": {"at_epsilon": 0.25}},
+        ]
+    }
+    passed, failed = attack_report.check_lines(record)
+    assert (passed.plain, str(passed.style)) == ("✓ One (share 0.5)", "green")
+    assert failed.plain == "✗ Two (at epsilon 0.25)"
+    assert "red" in str(failed.style)
+
+
+def test_evaluate_says_what_it_cannot_check(tmp_path, data, capsys):
+    export.export(ode_classifier(width=8), tmp_path / "saved")
+    run(evaluate, model=tmp_path / "saved", **SMALL)
+    assert "Not checked" in capsys.readouterr().out
+
+
+def test_evaluate_carries_on_where_it_was_interrupted(
+    tmp_path, data, monkeypatch, capsys
+):
+    path = tmp_path / "model.keras"
+    ode_classifier(width=8).save(path)
+    values = SMALL | {"model": path, "output": tmp_path / "out"}
+    values["attacks"] = "fgsm,pgd,square"
+    calls = []
+    whole = attack_suite.attack_curve
+
+    def interrupted(name, *arguments):
+        calls.append(name)
+        if name == "square":
+            raise KeyboardInterrupt
+        return whole(name, *arguments)
+
+    monkeypatch.setattr(attack_suite, "attack_curve", interrupted)
+    with pytest.raises(SystemExit) as exit_:
+        run(evaluate, **values)
+    assert exit_.value.code == 130
+    assert calls == ["fgsm", "pgd", "square"]
+    assert "The same command carries on" in capsys.readouterr().err
+    file = tmp_path / "out/evaluation.json"
+    before = json.loads(file.read_text())["attacks"]
+    assert before.keys() == {"fgsm", "pgd"}
+
+    calls.clear()
+    monkeypatch.setattr(
+        attack_suite,
+        "attack_curve",
+        lambda name, *arguments: calls.append(name) or whole(name, *arguments),
+    )
+    run(evaluate, **values)
+    assert calls[0] == "square"
+    after = json.loads(file.read_text())["attacks"]
+    assert after.keys() == {"fgsm", "pgd", "square"}
+    assert {name: after[name] for name in before} == before
+
+    calls.clear()
+    run(evaluate, **values | {"pgd_steps": 11})
+    assert calls[0] == "pgd" and "square" not in calls
+
+
+def test_evaluate_does_not_take_the_figures_of_another_model(tmp_path, data):
+    out = tmp_path / "out"
+    figures = []
+    for seed in (0, 1):
+        path = tmp_path / "model.keras"
+        ode_classifier(width=8, seed=seed).save(path)
+        run(evaluate, model=path, output=out, **SMALL)
+        figures.append(json.loads((out / "evaluation.json").read_text()))
+    assert figures[0]["digest"] != figures[1]["digest"]
+    assert (
+        figures[0]["attacks"]["fgsm"]["seconds"]
+        != figures[1]["attacks"]["fgsm"]["seconds"]
+    )
+
+
+def test_evaluations_are_set_beside_each_other(tmp_path, data, capsys):
+    for seed, name in enumerate(("ordinary", "stable_network")):
+        path = tmp_path / f"{name}.keras"
+        ode_classifier(width=8, seed=seed).save(path)
+        run(evaluate, model=path, output=tmp_path / name, **SMALL)
+    capsys.readouterr()
+    files = [
+        str(tmp_path / name / "evaluation.json")
+        for name in ("ordinary", "stable_network")
+    ]
+    summarise.main(["summarise", *files])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| MNIST, 30 images | ordinary | stable network |"
+    assert lines[3].startswith("| FGSM, ε = 0.1, % | ")
+    assert any("| Hardly any gradient is exactly zero | " in x for x in lines)
+    assert all(line.count("|") == 4 for line in lines)
+
+    record = json.loads((tmp_path / "ordinary/evaluation.json").read_text())
+    record["num_images"] = 31
+    (tmp_path / "ordinary/evaluation.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit, match="error: .*must be of one data set"):
+        summarise.main(["summarise", *files])
 
 
 def corrupt(tmp_path, what):

@@ -1,0 +1,211 @@
+r"""Our attacks against Foolbox and ART: the same figures, and how fast.
+
+    python -m trainers.train --width=128 --rotation=16 --epochs=12 \
+        --output=results/attacks/ordinary
+    python benchmarks/attacks.py --model=results/attacks/ordinary/model.keras \
+        --output=benchmarks/attacks.json
+
+Agreement is measured on the first images of the test set, speed on all of it,
+in batches of 500 images. Foolbox calls the model through `tf.function`, which
+is faster than calling it eagerly; times include what tracing and compiling
+takes in each case.
+"""
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import foolbox
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+from art.attacks import evasion
+from art.estimators.classification import TensorFlowV2Classifier
+
+from stable_node_tf import attacks
+from trainers import datasets
+from trainers.measurement import load_model
+
+_STEP_SIZE = 0.1
+_BATCH = 500
+_MODEL = flags.DEFINE_string("model", None, "The .keras file.", required=True)
+_IMAGES = flags.DEFINE_integer("images", 1000, "For the agreement.", 1)
+_STEPS = flags.DEFINE_integer("steps", 40, "Of PGD.", 1)
+_QUERIES = flags.DEFINE_integer("queries", 1000, "Of Square.", 1)
+_ROUNDS = flags.DEFINE_integer("rounds", 1, "Of the timings.", 1)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_EPSILONS = (0.02, 0.04, 0.06, 0.08, 0.1)
+
+
+def accuracy(model, images, labels):
+    return float(np.mean(model(images).numpy().argmax(1) == labels))
+
+
+def agreement(model, images, labels):
+    """Rows of (attack, peer, our accuracy, theirs, share of equal images)."""
+    peer = foolbox.TensorFlowModel(model, bounds=(0, 1))
+    art = TensorFlowV2Classifier(
+        model,
+        nb_classes=10,
+        input_shape=images.shape[1:],
+        clip_values=(0.0, 1.0),
+        loss_object=keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True
+        ),
+    )
+    x, y = tf.constant(images), tf.constant(labels)
+    common = {"steps": _STEPS.value, "step_size": _STEP_SIZE}
+    tf.random.set_seed(0)
+    np.random.seed(0)
+    cases = []
+    for epsilon in (0.02, 0.1):
+        ours = attacks.fgsm(model, images, labels, [epsilon]).adversarial[0]
+        theirs = foolbox.attacks.FGSM()(peer, x, y, epsilons=epsilon)[1]
+        cases.append((f"FGSM, {epsilon:g}", "Foolbox", ours, theirs.numpy()))
+        attack = evasion.FastGradientMethod(art, eps=epsilon, batch_size=_BATCH)
+        theirs = attack.generate(images, labels)
+        cases.append((f"FGSM, {epsilon:g}", "ART", ours, theirs))
+    for norm, order, epsilon, cls in (
+        ("linf", np.inf, 0.06, foolbox.attacks.LinfPGD),
+        ("l2", 2, 0.75, foolbox.attacks.L2PGD),
+    ):
+        name = f"PGD, {norm}, {epsilon:g}"
+        ours = attacks.pgd(
+            model, images, labels, [epsilon], norm=norm, **common
+        ).adversarial[0]
+        attack = cls(rel_stepsize=_STEP_SIZE, steps=_STEPS.value)
+        theirs = attack(peer, x, y, epsilons=epsilon)[1]
+        cases.append((name, "Foolbox", ours, theirs.numpy()))
+        attack = evasion.ProjectedGradientDescent(
+            art,
+            norm=order,
+            eps=epsilon,
+            eps_step=_STEP_SIZE * epsilon,
+            max_iter=_STEPS.value,
+            num_random_init=1,
+            batch_size=_BATCH,
+            verbose=False,
+        )
+        cases.append((name, "ART", ours, attack.generate(images, labels)))
+    epsilon = 0.1
+    ours = attacks.square(
+        model, images, labels, [epsilon], queries=_QUERIES.value
+    ).adversarial[0]
+    attack = evasion.SquareAttack(
+        art,
+        eps=epsilon,
+        max_iter=_QUERIES.value,
+        batch_size=len(images),
+        verbose=False,
+    )
+    theirs = attack.generate(images, labels)
+    cases.append((f"Square, {epsilon:g}", "ART", ours, theirs))
+    return [
+        {
+            "attack": name,
+            "peer": other,
+            "ours": accuracy(model, ours, labels),
+            "theirs": accuracy(model, theirs, labels),
+            "equal_pixels": float(np.mean(np.abs(ours - theirs) < 1e-6)),
+        }
+        for name, other, ours, theirs in cases
+    ]
+
+
+def seconds(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def speed(model, images, labels, rounds):
+    """Seconds of ours and of Foolbox, alternating, and their ratio."""
+    graph = tf.function(model, autograph=False, reduce_retracing=True)
+    peer = foolbox.TensorFlowModel(graph, bounds=(0, 1))
+    parts = [slice(i, i + _BATCH) for i in range(0, len(images), _BATCH)]
+
+    def foolbox_runs(attack, epsilons):
+        def call():
+            for part in parts:
+                batch = tf.constant(images[part]), tf.constant(labels[part])
+                attack(peer, *batch, epsilons=epsilons)
+
+        return call
+
+    def pgd(jit_compile):
+        return lambda: attacks.pgd(
+            model,
+            images,
+            labels,
+            [0.06],
+            steps=_STEPS.value,
+            step_size=_STEP_SIZE,
+            jit_compile=jit_compile,
+        )
+
+    linf_pgd = foolbox.attacks.LinfPGD(
+        rel_stepsize=_STEP_SIZE, steps=_STEPS.value
+    )
+    cases = {
+        "FGSM, 5 budgets": (
+            lambda: attacks.fgsm(model, images, labels, _EPSILONS),
+            foolbox_runs(foolbox.attacks.FGSM(), list(_EPSILONS)),
+        ),
+        "PGD, 0.06": (pgd(False), foolbox_runs(linf_pgd, 0.06)),
+        "PGD, 0.06, XLA": (pgd(True), foolbox_runs(linf_pgd, 0.06)),
+    }
+    rows = []
+    for name, (ours, theirs) in cases.items():
+        pairs = np.array(
+            [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+        )
+        rows.append(
+            {
+                "attack": name,
+                "ours": float(np.median(pairs[:, 0])),
+                "theirs": float(np.median(pairs[:, 1])),
+                "ratio": float(np.median(pairs[:, 1] / pairs[:, 0])),
+            }
+        )
+        print(
+            f"{name:16} ours {rows[-1]['ours']:7.1f} s, "
+            f"Foolbox {rows[-1]['theirs']:7.1f} s, "
+            f"ratio {rows[-1]['ratio']:.1f}",
+            flush=True,
+        )
+    return rows
+
+
+def main(argv):
+    del argv
+    model = load_model(_MODEL.value)
+    test = datasets.load("mnist").test
+    images, labels = test.images.astype(np.float32) / 255.0, test.labels
+    few = slice(_IMAGES.value)
+    agreed = agreement(model, images[few], labels[few])
+    for row in agreed:
+        print(
+            f"{row['attack']:16} {row['peer']:8} ours {row['ours']:.2%}, "
+            f"theirs {row['theirs']:.2%}, {row['equal_pixels']:.2%} of the "
+            "pixels equal",
+            flush=True,
+        )
+    timed = speed(model, images, labels, _ROUNDS.value)
+    if _OUTPUT.value:
+        results = {
+            "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "agreement": agreed,
+            "speed": timed,
+        }
+        Path(_OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)

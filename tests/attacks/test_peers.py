@@ -1,0 +1,213 @@
+"""Foolbox and ART, independent implementations, on the same model and images.
+
+Their optional packages come with `pip install -e '.[peers]'`.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stable_node_tf import attacks
+
+BUDGET = {"linf": 0.06, "l2": 0.5}
+POINTS = 0.005
+STEPS, STEP_SIZE = 20, 0.1
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    """A network with gentle logits, so that nobody's softmax rounds to 1."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(24, "tanh"),
+            keras.layers.Dense(5),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def data(classifier):
+    rng = np.random.default_rng(0)
+    images = rng.uniform(size=(1000, 8, 8, 1)).astype(np.float32)
+    return images, classifier(images).numpy().argmax(1)
+
+
+@pytest.fixture(scope="module")
+def foolbox_model(classifier):
+    foolbox = pytest.importorskip("foolbox")
+    return foolbox.TensorFlowModel(classifier, bounds=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def art_model(classifier):
+    classification = pytest.importorskip("art.estimators.classification")
+    return classification.TensorFlowV2Classifier(
+        classifier,
+        nb_classes=5,
+        input_shape=(8, 8, 1),
+        clip_values=(0.0, 1.0),
+        loss_object=keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True
+        ),
+    )
+
+
+def accuracy(classifier, images, labels):
+    return np.mean(classifier(images).numpy().argmax(1) == labels)
+
+
+def assert_equal_images(ours, theirs):
+    """All pixels, but for those whose gradient rounds to either side of 0."""
+    np.testing.assert_allclose(
+        np.mean(np.abs(ours - theirs) > 1e-6), 0.0, atol=1e-4
+    )
+
+
+def test_fgsm_makes_the_images_of_foolbox(classifier, data, foolbox_model):
+    foolbox = pytest.importorskip("foolbox")
+    epsilons = [0.02, 0.06, 0.3]
+    ours = attacks.fgsm(classifier, *data, epsilons)
+    _, theirs, success = foolbox.attacks.FGSM()(
+        foolbox_model, *map(tf.constant, data), epsilons=epsilons
+    )
+    for mine, other in zip(ours.adversarial, theirs, strict=True):
+        assert_equal_images(mine, other.numpy())
+    np.testing.assert_array_equal(ours.success, success.numpy())
+
+
+def test_fgsm_makes_the_images_of_art(classifier, data, art_model):
+    evasion = pytest.importorskip("art.attacks.evasion")
+    images, labels = data
+    ours = attacks.fgsm(classifier, images, labels, [0.06]).adversarial[0]
+    theirs = evasion.FastGradientMethod(art_model, eps=0.06, batch_size=500)
+    assert_equal_images(ours, theirs.generate(images, labels))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_from_the_image_is_that_of_foolbox(
+    classifier, data, foolbox_model, norm
+):
+    """Without a random start the iterations are the same, image by image."""
+    foolbox = pytest.importorskip("foolbox")
+    cls = {"linf": "LinfPGD", "l2": "L2PGD"}[norm]
+    attack = getattr(foolbox.attacks, cls)(
+        rel_stepsize=STEP_SIZE, steps=STEPS, random_start=False
+    )
+    _, theirs, success = attack(
+        foolbox_model, *map(tf.constant, data), epsilons=BUDGET[norm]
+    )
+    ours = attacks.pgd(
+        classifier,
+        *data,
+        [BUDGET[norm]],
+        norm=norm,
+        restarts=0,
+        steps=STEPS,
+        step_size=STEP_SIZE,
+    )
+    # We stop at the first success; where there is none, all steps are made.
+    failed = ~ours.success[0]
+    assert 50 < failed.sum() < 950
+    equal = np.isclose(
+        ours.adversarial[0][failed], theirs.numpy()[failed], atol=1e-4
+    )
+    assert equal.mean() > 0.999
+    assert not (success.numpy() & failed).any()
+    assert abs(np.mean(ours.success) - np.mean(success)) <= POINTS
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_is_as_strong_as_foolbox(classifier, data, foolbox_model, norm):
+    foolbox = pytest.importorskip("foolbox")
+    cls = {"linf": "LinfPGD", "l2": "L2PGD"}[norm]
+    tf.random.set_seed(0)
+    attack = getattr(foolbox.attacks, cls)(rel_stepsize=STEP_SIZE, steps=STEPS)
+    *_, success = attack(
+        foolbox_model, *map(tf.constant, data), epsilons=BUDGET[norm]
+    )
+    ours = attacks.pgd(
+        classifier,
+        *data,
+        [BUDGET[norm]],
+        norm=norm,
+        steps=STEPS,
+        step_size=STEP_SIZE,
+    )
+    assert abs(np.mean(ours.success) - np.mean(success)) <= POINTS
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_is_as_strong_as_art(classifier, data, art_model, norm):
+    evasion = pytest.importorskip("art.attacks.evasion")
+    images, labels = data
+    np.random.seed(0)
+    attack = evasion.ProjectedGradientDescent(
+        art_model,
+        norm={"linf": np.inf, "l2": 2}[norm],
+        eps=BUDGET[norm],
+        eps_step=STEP_SIZE * BUDGET[norm],
+        max_iter=STEPS,
+        num_random_init=1,
+        batch_size=1000,
+        verbose=False,
+    )
+    theirs = accuracy(classifier, attack.generate(images, labels), labels)
+    ours = attacks.pgd(
+        classifier,
+        *data,
+        [BUDGET[norm]],
+        norm=norm,
+        steps=STEPS,
+        step_size=STEP_SIZE,
+    )
+    assert abs(1 - np.mean(ours.success) - theirs) <= POINTS
+
+
+@pytest.mark.slow
+def test_square_is_as_strong_as_art():
+    """On equal terms: ART's squares never touch the last row and column.
+
+    So its model is given one of each that it does not look at. And ART draws
+    one square for all images: only with many queries do its runs agree.
+    """
+    evasion = pytest.importorskip("art.attacks.evasion")
+    classification = pytest.importorskip("art.estimators.classification")
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential(
+        [
+            keras.Input((11, 11, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(24, "tanh"),
+            keras.layers.Dense(5),
+        ]
+    )
+    crop = keras.layers.Cropping2D(((0, 1), (0, 1)))
+    framed = keras.Sequential([keras.Input((12, 12, 1)), crop, network])
+    rng = np.random.default_rng(0)
+    images = rng.uniform(size=(1000, 12, 12, 1)).astype(np.float32)
+    labels = framed(images).numpy().argmax(1)
+
+    np.random.seed(0)
+    attack = evasion.SquareAttack(
+        classification.TensorFlowV2Classifier(
+            framed,
+            nb_classes=5,
+            input_shape=(12, 12, 1),
+            clip_values=(0.0, 1.0),
+        ),
+        eps=0.04,
+        max_iter=3000,
+        p_init=0.8 * 11**2 / 12**2,
+        batch_size=1000,
+        verbose=False,
+    )
+    theirs = accuracy(framed, attack.generate(images, labels), labels)
+    ours = attacks.square(
+        network, images[:, :-1, :-1], labels, [0.04], queries=3001
+    )
+    assert 0.1 < theirs < 0.9
+    assert abs(1 - np.mean(ours.success) - theirs) <= POINTS

@@ -1,0 +1,163 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stable_node_tf import attacks, evaluation, honesty, ode_classifier
+from stable_node_tf.models import with_finer_solver
+
+BUDGETS = [0.0, 0.1, 0.5]
+
+
+def curve(*accuracies, budgets=BUDGETS, clean=1.0, zero=0.0, count=1000):
+    return evaluation.AccuracyCurve(
+        np.array(budgets), np.array(accuracies), clean, zero, count
+    )
+
+
+def test_pgd_must_not_leave_more_than_fgsm():
+    fgsm = curve(1.0, 0.6, 0.1)
+    equal = honesty.pgd_at_least_as_strong(fgsm, fgsm)
+    assert equal.passed and equal.measured["largest_excess_points"] == 0
+    weaker = honesty.pgd_at_least_as_strong(curve(1.0, 0.601, 0.0), fgsm)
+    assert not weaker.passed
+    assert weaker.measured["at_epsilon"] == 0.1
+    assert weaker.measured["largest_excess_points"] == pytest.approx(0.1)
+
+
+def test_square_must_not_beat_all_others_at_any_budget():
+    others = [curve(1.0, 0.6, 0.0), curve(1.0, 0.5, 0.2)]
+    fine = honesty.square_never_strongest(curve(1.0, 0.5, 0.0), others)
+    assert fine.passed
+    masked = honesty.square_never_strongest(curve(1.0, 0.4, 0.3), others)
+    assert not masked.passed
+    assert masked.measured["at_epsilon"] == 0.1
+    assert masked.measured["largest_excess_points"] == pytest.approx(10)
+    with pytest.raises(ValueError, match="gradient_attacks must not be empty"):
+        honesty.square_never_strongest(others[0], [])
+
+
+def test_square_unmasks_a_model_without_useful_gradients():
+    """Rounded inputs have a gradient of zero, and fall to Square alone."""
+
+    def staircase(x):
+        brightness = tf.reduce_mean(tf.round(4 * x) / 4, axis=[1, 2, 3])
+        slope = 1e-3 * tf.reduce_mean(x, axis=[1, 2, 3])  # misleads
+        return tf.stack([brightness - 0.3 - slope, 0.0 * slope], axis=1)
+
+    images = np.full([20, 6, 6, 1], 0.6, np.float32)
+    labels = np.zeros(20, int)
+    pgd, square = (
+        evaluation.accuracy_curve(
+            attack(staircase, images, labels, [0.3]), [0.3]
+        )
+        for attack in (attacks.pgd_batches, attacks.square_batches)
+    )
+    assert pgd.accuracies[0] == 1.0
+    assert not honesty.square_never_strongest(square, [pgd]).passed
+
+
+def test_accuracy_must_fall_to_chance_at_the_largest_budget():
+    shuffled = curve(0.05, 0.1, 0.9, budgets=[0.1, 0.5, 0.0])
+    assert honesty.falls_to_chance(shuffled, 10).passed
+    failed = honesty.falls_to_chance(curve(1.0, 0.0, 0.2), 10)
+    assert not failed.passed
+    assert failed.measured == {"epsilon": 0.5, "accuracy": 0.2, "chance": 0.1}
+
+
+def test_zero_gradients_must_be_rare():
+    assert honesty.few_zero_gradients(curve(1, 1, 1, zero=0.01)).passed
+    assert not honesty.few_zero_gradients(curve(1, 1, 1, zero=0.011)).passed
+    with pytest.raises(ValueError, match="that uses gradients"):
+        honesty.few_zero_gradients(curve(1, 1, 1, zero=None))
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    images = rng.uniform(size=(30, 6, 6, 1)).astype(np.float32)
+    return images, rng.integers(10, size=30)
+
+
+def test_equal_models_have_the_same_gradient(data):
+    model = ode_classifier(image_shape=(6, 6, 1), width=8)
+    check = honesty.same_gradient(model, model, *data, batch_size=7)
+    assert check.passed
+    assert check.measured["largest_relative_distance"] == 0
+
+
+def test_masked_gradients_of_a_twin_are_found(data):
+    model = ode_classifier(image_shape=(6, 6, 1), width=8)
+
+    @tf.custom_gradient
+    def saturated(x):
+        return x, lambda upstream: 0.5 * upstream
+
+    check = honesty.same_gradient(model, lambda x: saturated(model(x)), *data)
+    assert not check.passed
+    measured = check.measured
+    assert measured["largest_relative_distance"] == pytest.approx(0.5)
+    assert measured["share_of_differing_signs"] == 0
+    flipped = honesty.same_gradient(model, lambda x: -model(x), *data)
+    assert flipped.measured["share_of_differing_signs"] > 0.5
+
+
+def test_a_finer_solver_must_change_nothing():
+    coarse = {"FGSM": curve(1.0, 0.6, 0.1), "PGD": curve(1.0, 0.5, 0.0)}
+    close = coarse | {"PGD": curve(1.0, 0.503, 0.0)}
+    assert honesty.finer_solver_agrees(coarse, close).passed
+    far = coarse | {"PGD": curve(1.0, 0.504, 0.0)}
+    check = honesty.finer_solver_agrees(coarse, far)
+    assert not check.passed
+    assert check.measured["largest_change_points"] == pytest.approx(0.4)
+    clean = coarse | {"FGSM": curve(1.0, 0.6, 0.1, clean=0.99)}
+    assert not honesty.finer_solver_agrees(coarse, clean).passed
+
+
+def test_curves_that_do_not_go_together_are_refused():
+    one, other = curve(1.0, 0.6, 0.1), curve(1.0, 0.6, 0.1, count=999)
+    with pytest.raises(ValueError, match="1000 and 999 images"):
+        honesty.pgd_at_least_as_strong(one, other)
+    with pytest.raises(ValueError, match="same budgets"):
+        honesty.square_never_strongest(
+            one, [curve(1.0, 0.6, 0.1, budgets=[0.0, 0.1, 0.2])]
+        )
+    for first, second in (({}, {}), ({"FGSM": one}, {"PGD": one})):
+        with pytest.raises(ValueError, match="same attacks"):
+            honesty.finer_solver_agrees(first, second)
+
+
+@pytest.mark.parametrize("solver", ["euler", "rk4"])
+def test_a_finer_grid_has_more_steps_and_the_same_weights(solver, data):
+    images, _ = data
+    model = ode_classifier(
+        image_shape=(6, 6, 1), width=8, solver=solver, delta_bar=0.0
+    )
+    finer = with_finer_solver(model, 4)
+    assert finer.get_layer("ode").solver.num_steps == 80
+    assert model.get_layer("ode").solver.num_steps == 20
+    for mine, theirs in zip(
+        model.get_weights(), finer.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(mine, theirs)
+    difference = np.abs(model(images) - finer(images)).max()
+    assert difference < {"euler": 1e-1, "rk4": 1e-5}[solver]
+    assert solver == "rk4" or difference > 1e-4
+
+
+def test_a_finer_adaptive_solver_has_tighter_tolerances():
+    model = ode_classifier(
+        image_shape=(6, 6, 1), width=8, solver="dormand_prince"
+    )
+    before, after = (
+        m.get_layer("ode").solver for m in (model, with_finer_solver(model))
+    )
+    assert after._rtol == before._rtol / 2
+    assert after._atol == before._atol / 2
+    assert after._max_num_steps == 2 * before._max_num_steps
+
+
+def test_a_model_without_ode_cannot_be_refined():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="must have a StableODELayer"):
+        with_finer_solver(model)

@@ -1,0 +1,183 @@
+"""The record of an evaluation as tables, CSV and Markdown.
+
+A record is what `trainers.attack_suite` fills in: plain data, as in
+evaluation.json.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from trainers.attack_suite import TITLES
+from trainers.report import atomic, dataset_title
+
+_NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
+_COLUMNS = (
+    *("model", "dataset", "num_images", "kind"),
+    *("name", "norm", "epsilon", "figure", "value", "passed"),
+)
+
+
+def heading(record: dict[str, Any]) -> Text:
+    """What the tables are about, in one line."""
+    return Text(
+        f"{record['model']}: accuracy on {record['num_images']} test images "
+        f"of {dataset_title(record['dataset'])}",
+        "bold",
+    )
+
+
+def tables(record: dict[str, Any], names: Sequence[str]) -> list[Table]:
+    """The accuracies, a table per norm: a row per budget, a column per attack.
+
+    Args:
+      record: see above.
+      names: the attacks to show.
+    """
+    layouts = []
+    for norm, symbol in _NORMS.items():
+        shown = [n for n in names if record["attacks"][n]["norm"] == norm]
+        if not shown:
+            continue
+        layout = Table()
+        layout.add_column(f"ε, {symbol}", justify="right")
+        for name in shown:
+            layout.add_column(TITLES[name], justify="right")
+        curves = [_accuracies(record, name) for name in shown]
+        for epsilon in dict.fromkeys(e for curve in curves for e in curve):
+            cells = [f"{curve[epsilon]:.2%}" for curve in curves]
+            layout.add_row(f"{epsilon:g}", *cells)
+        layouts.append(layout)
+    return layouts
+
+
+def check_lines(record: dict[str, Any]) -> list[Text]:
+    """The checks, a line each: green where passed, red where failed."""
+    lines = []
+    for check in record["checks"]:
+        figures = ", ".join(
+            f"{name.replace('_', ' ')} {value:.4g}"
+            for name, value in check["measured"].items()
+        )
+        mark, style = ("✓", "green") if check["passed"] else ("✗", "bold red")
+        lines.append(Text(f"{mark} {check['name']} ({figures})", style))
+    return lines
+
+
+def write_csv(record: dict[str, Any], path: str | Path) -> None:
+    """Writes a record as CSV: a row for every figure of attacks and checks.
+
+    Args:
+      record: see above.
+      path: for example results/evaluation.csv.
+    """
+    head = {key: record[key] for key in ("model", "dataset", "num_images")}
+    rows = []
+    for name, attack in record["attacks"].items():
+        common = head | {
+            "kind": "attack",
+            "name": name,
+            "norm": attack["norm"],
+        }
+        for epsilon, accuracy in _accuracies(record, name).items():
+            rows.append(
+                common
+                | {"epsilon": epsilon, "figure": "accuracy", "value": accuracy}
+            )
+        for figure in ("zero_gradient_share", "seconds"):
+            if attack[figure] is not None:
+                rows.append(
+                    common | {"figure": figure, "value": attack[figure]}
+                )
+    for check in record.get("checks", []):
+        for figure, value in check["measured"].items():
+            rows.append(
+                head
+                | {
+                    "kind": "check",
+                    "name": check["name"],
+                    "figure": figure,
+                    "value": value,
+                    "passed": check["passed"],
+                }
+            )
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic(path) as temporary:
+        temporary.write_text(stream.getvalue(), encoding="utf-8")
+
+
+def markdown(records: Sequence[dict[str, Any]], titles: Sequence[str]) -> str:
+    """Several models beside each other, as a Markdown table.
+
+    Args:
+      records: of evaluations with the same attacks, budgets and images.
+      titles: what to call the models.
+
+    Raises:
+      ValueError: if the records do not go together.
+    """
+    kinds = {
+        (
+            record["dataset"],
+            record["num_images"],
+            tuple(
+                (name, tuple(_accuracies(record, name)))
+                for name in TITLES
+                if name in record["attacks"]
+            ),
+        )
+        for record in records
+    }
+    if len(kinds) != 1:
+        raise ValueError(
+            "The evaluations must be of one data set, with the same attacks "
+            f"and budgets. Received: {sorted(map(str, kinds))}"
+        )
+    [(dataset, num_images, attacks)] = kinds
+    lines = [
+        f"| {dataset_title(dataset)}, {num_images} images | "
+        + " | ".join(titles)
+        + " |",
+        "|---" * (len(records) + 1) + "|",
+    ]
+
+    def add(label: str, shares: Sequence[float]) -> None:
+        cells = (f"{100 * share:.2f}" for share in shares)
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+
+    add("clean accuracy, %", [r["clean_accuracy"] for r in records])
+    for name, epsilons in attacks:
+        for epsilon in epsilons:
+            if epsilon > 0:
+                add(
+                    f"{TITLES[name]}, ε = {epsilon:g}, %",
+                    [_accuracies(r, name)[epsilon] for r in records],
+                )
+    for check in dict.fromkeys(
+        c["name"] for r in records for c in r.get("checks", [])
+    ):
+        cells = (_verdict(record, check) for record in records)
+        lines.append(f"| {check} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _verdict(record: dict[str, Any], name: str) -> str:
+    for check in record.get("checks", []):
+        if check["name"] == name:
+            return "yes" if check["passed"] else "**no**"
+    return "–"
+
+
+def _accuracies(record: dict[str, Any], name: str) -> dict[float, float]:
+    attack = record["attacks"][name]
+    return dict(
+        zip(attack["settings"]["epsilons"], attack["accuracies"], strict=True)
+    )
