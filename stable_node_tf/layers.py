@@ -101,6 +101,7 @@ class StableODELayer(keras.layers.Layer):
                 "`terminal_time` must be positive. "
                 f"Received: terminal_time={terminal_time}"
             )
+        self._field = solvers.LayerField(self.activation)
         self.solver = solvers.get(solver)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
@@ -202,7 +203,7 @@ class StableODELayer(keras.layers.Layer):
         state = tf.cast(inputs, self.variable_dtype)
         state = solvers.integrate(
             self.solver,
-            self._vector_field,
+            self._field,
             state,
             terminal_time,
             {
@@ -211,12 +212,6 @@ class StableODELayer(keras.layers.Layer):
             },
         )
         return tf.cast(state, self.compute_dtype)
-
-    def _vector_field(self, time, state, kernel, bias):
-        del time
-        return self.activation(
-            tf.matmul(state, kernel, transpose_b=True) + bias
-        )
 
     def compute_output_shape(self, input_shape):
         """Returns the shape of the input."""
