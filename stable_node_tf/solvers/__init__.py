@@ -1,13 +1,19 @@
 """Solvers of u' = f(t, u), each a `tfp.math.ode.Solver`.
 
-On fixed grids: explicit Runge-Kutta schemes. TFP's adaptive `DormandPrince`
-and `BDF` run with a step cap. `get` makes them from a name; `integrate` is the
-one call that a layer needs.
+On fixed grids: explicit Runge-Kutta schemes and the implicit midpoint rule.
+Adaptive: TFP's `DormandPrince` and `BDF` with a step cap, and
+`PerSampleDormandPrince`, whose rows do not depend on each other. `get` makes
+them from a name; `integrate` is the one call that a layer needs.
 """
 
 from stable_node_tf.solvers.fixed_grid import FixedGrid
+from stable_node_tf.solvers.implicit_midpoint import ImplicitMidpoint
 from stable_node_tf.solvers.integrate import integrate
 from stable_node_tf.solvers.layer_field import LayerField
+from stable_node_tf.solvers.per_sample import (
+    PerSampleDormandPrince,
+    StepStatistics,
+)
 from stable_node_tf.solvers.runge_kutta import (
     DormandPrince5,
     Euler,
@@ -22,9 +28,12 @@ __all__ = [
     "Euler",
     "ExplicitRungeKutta",
     "FixedGrid",
+    "ImplicitMidpoint",
     "LayerField",
+    "PerSampleDormandPrince",
     "RungeKutta4",
     "SSPRungeKutta3",
+    "StepStatistics",
     "get",
     "integrate",
     "serialize",

@@ -1,6 +1,7 @@
 """What all solvers on a fixed grid share: the grid, and the loop over it."""
 
 import functools
+import math
 import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -8,6 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 from tensorflow_probability.python.math import ode
+
+from stable_node_tf.solvers.checkpointing import (
+    checkpointed_loop,
+    pull_back_by_tape,
+)
 
 OdeFn = Callable[..., Any]
 
@@ -39,6 +45,10 @@ class FixedGrid(ode.Solver):
 
     Args:
       num_steps: steps per interval between solution times, at least 1.
+      checkpointed: if true, only about √num_steps states are kept for the
+        gradient, and the steps between them are taken again. Then there are
+        gradients with respect to the state and `constants` only, and memory
+        is saved within a `tf.function` only.
 
     Raises:
       TypeError: if `num_steps` is not an integer.
@@ -47,8 +57,9 @@ class FixedGrid(ode.Solver):
 
     num_stages: int
 
-    def __init__(self, num_steps: int = 20) -> None:
-        self.num_steps = _check_count(num_steps, "num_steps")
+    def __init__(self, num_steps: int = 20, checkpointed: bool = False) -> None:
+        self.num_steps = check_count(num_steps, "num_steps")
+        self.checkpointed = bool(checkpointed)
         super().__init__(
             make_adjoint_solver_fn=None,
             validate_args=False,
@@ -57,7 +68,10 @@ class FixedGrid(ode.Solver):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
-        return {"num_steps": self.num_steps}
+        config: dict[str, Any] = {"num_steps": self.num_steps}
+        if self.checkpointed:
+            config["checkpointed"] = True
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "FixedGrid":
@@ -107,16 +121,14 @@ class FixedGrid(ode.Solver):
             `ode_fn` does not return the shape of the state.
         """
         del jacobian_sparsity, batch_ndims
-        constants = constants or {}
-        if jacobian_fn is not None:
-            jacobian_fn = functools.partial(jacobian_fn, **constants)
         return self._solve(
-            functools.partial(ode_fn, **constants),
+            ode_fn,
             initial_time,
             initial_state,
             solution_times,
             jacobian_fn,
             previous_solver_internal_state=previous_solver_internal_state,
+            constants=constants,
         )
 
     def _solve(
@@ -129,6 +141,7 @@ class FixedGrid(ode.Solver):
         jacobian_sparsity: Any = None,
         batch_ndims: int | None = None,
         previous_solver_internal_state: Any = None,
+        constants: Mapping[str, Any] | None = None,
     ) -> Any:
         del jacobian_sparsity, batch_ndims, previous_solver_internal_state
         state = tf.nest.map_structure(tf.convert_to_tensor, initial_state)
@@ -149,18 +162,25 @@ class FixedGrid(ode.Solver):
                     f"Received: solution_times of shape {times.shape}"
                 )
             ends, num_steps = tf.unstack(times), self.num_steps
-        step = functools.partial(self._step, ode_fn, jacobian_fn)
+        evaluations: Any = 0
         for end in ends:
-            state = self._advance(step, start, end, state, num_steps)
+            state, count = self._advance(
+                ode_fn,
+                jacobian_fn,
+                start,
+                end,
+                state,
+                num_steps,
+                dict(constants or {}),
+            )
+            evaluations += count
             states.append(state)
             start = end
         return ode.Results(
             times=times,
             states=tf.nest.map_structure(lambda *u: tf.stack(u), *states),
             diagnostics=_Diagnostics(
-                num_ode_fn_evaluations=tf.constant(
-                    len(ends) * num_steps * self.num_stages
-                ),
+                num_ode_fn_evaluations=tf.convert_to_tensor(evaluations),
                 num_jacobian_evaluations=tf.constant(0),
                 num_matrix_factorizations=tf.constant(0),
                 status=tf.constant(0),
@@ -176,29 +196,65 @@ class FixedGrid(ode.Solver):
 
     def _advance(
         self,
-        step: Callable[..., Any],
+        ode_fn: OdeFn,
+        jacobian_fn: OdeFn | None,
         start: tf.Tensor,
         end: tf.Tensor,
         state: Any,
         num_steps: int,
-    ) -> Any:
-        """Takes `num_steps` equal steps from `start` to `end`."""
+        constants: dict[str, Any],
+    ) -> tuple[Any, Any]:
+        """Takes `num_steps` equal steps, and counts evaluations of `ode_fn`."""
         size = (end - start) / num_steps
 
-        def take(index: Any, state: Any) -> Any:
-            time = start + tf.cast(index, size.dtype) * size
-            return step(time, size, state)
+        def take(index: Any, state: Any, constants: Any) -> tuple[Any, Any]:
+            return self._step(
+                functools.partial(ode_fn, **constants),
+                jacobian_fn and functools.partial(jacobian_fn, **constants),
+                start + tf.cast(index, size.dtype) * size,
+                size,
+                state,
+            )
 
-        if num_steps * self.num_stages <= MAX_UNROLLED_STAGES:
-            for index in range(num_steps):
-                state = take(index, state)
-            return state
-        return tf.while_loop(
-            lambda index, _: index < num_steps,
-            lambda index, state: (index + 1, take(index, state)),
-            (tf.constant(0), state),
-            maximum_iterations=num_steps,
-        )[1]
+        def run(first: Any, state: Any, constants: Any, steps: int) -> Any:
+            if steps * self.num_stages <= MAX_UNROLLED_STAGES:
+                counts: Any = 0
+                for index in range(steps):
+                    state, count = take(first + index, state, constants)
+                    counts += count
+                return state, counts
+
+            def body(index: Any, state: Any, counts: Any) -> Any:
+                state, count = take(first + index, state, constants)
+                return index + 1, state, counts + count
+
+            zero = tf.constant(0)
+            return tf.while_loop(
+                lambda index, *_: index < steps,
+                body,
+                (zero, state, zero),
+                maximum_iterations=steps,
+            )[1:]
+
+        if not self.checkpointed:
+            return run(0, state, constants, num_steps)
+        length, num_segments, rest = segments(num_steps)
+        constants = tf.nest.map_structure(tf.convert_to_tensor, constants)
+
+        def through(first: int, steps: int, count: int, state: Any) -> Any:
+            """Takes `count` segments of `steps` steps each."""
+
+            def segment(index: Any, state: Any, constants: Any) -> Any:
+                return run(first + index * steps, state, constants, steps)[0]
+
+            return checkpointed_loop(
+                segment, pull_back_by_tape(segment), state, constants, count
+            )
+
+        state = through(0, length, num_segments, state)
+        if rest:
+            state = through(num_steps - rest, rest, 1, state)
+        return state, num_steps * self.num_stages
 
     def _step(
         self,
@@ -207,9 +263,19 @@ class FixedGrid(ode.Solver):
         time: tf.Tensor,
         size: tf.Tensor,
         state: Any,
-    ) -> Any:
-        """Returns the state at `time + size`."""
+    ) -> tuple[Any, Any]:
+        """Returns the state at `time + size` and evaluations of `ode_fn`."""
         raise NotImplementedError
+
+
+def segments(num_steps: int) -> tuple[int, int, int]:
+    """Returns length and number of segments, and the steps left over.
+
+    >>> segments(20)
+    (5, 4, 0)
+    """
+    length = math.ceil(math.sqrt(num_steps))
+    return length, num_steps // length, num_steps % length
 
 
 def in_dtype(value: Any, dtype: tf.DType) -> tf.Tensor:
@@ -217,7 +283,8 @@ def in_dtype(value: Any, dtype: tf.DType) -> tf.Tensor:
     return tf.cast(tf.convert_to_tensor(value, dtype_hint=dtype), dtype)
 
 
-def _check_count(value: int, name: str) -> int:
+def check_count(value: int, name: str) -> int:
+    """Returns `value`, which must be an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(
             f"`{name}` must be an integer. Received: {name}={value!r}"

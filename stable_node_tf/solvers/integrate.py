@@ -102,9 +102,18 @@ def integrate(
             constants["bias"],
             float(given_time),
             solver.num_steps,
+            solver.checkpointed,
         )
     elif isinstance(solver, FixedGrid):
-        end = _solve_to(solver, ode_fn, start, terminal_time, constants)
+        jacobian_fn = getattr(ode_fn, "jacobian", None)
+        end = solver.solve(
+            ode_fn,
+            0.0,
+            start,
+            terminal_time[tf.newaxis],
+            jacobian_fn=jacobian_fn,
+            constants=constants,
+        ).states[0]
     else:
         end = _solve_finite(solver, ode_fn, start, terminal_time, constants)
     return tf.ensure_shape(tf.cast(end, state.dtype), state.shape)

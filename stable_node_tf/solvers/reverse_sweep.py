@@ -19,6 +19,7 @@ from typing import Any
 import tensorflow as tf
 
 from stable_node_tf.solvers import fixed_grid
+from stable_node_tf.solvers.checkpointing import checkpointed_loop
 from stable_node_tf.solvers.tableaux import ButcherTableau
 
 
@@ -30,6 +31,7 @@ def solve_layer(
     bias: tf.Tensor,
     terminal_time: float,
     num_steps: int,
+    checkpointed: bool = False,
 ) -> tf.Tensor:
     """Returns u(terminal_time) on a grid of `num_steps` equal steps.
 
@@ -41,6 +43,8 @@ def solve_layer(
       bias: b, of shape (d,) and the dtype of `state`.
       terminal_time: a number; there is no gradient with respect to it.
       num_steps: at least 1.
+      checkpointed: whether to keep only about √num_steps states for the
+        sweep, and to take the steps between them again.
 
     Returns:
       Tensor with shape and dtype of `state`.
@@ -52,14 +56,23 @@ def solve_layer(
     array([[0.75]], dtype=float32)
     """
     sweep = _Sweep(tableau, activation, terminal_time / num_steps)
-    unrolled = num_steps * len(tableau.weights) <= (
-        fixed_grid.MAX_UNROLLED_STAGES
-    )
-    run, pull_back = (
-        (sweep.run_unrolled, sweep.pull_back_unrolled)
-        if unrolled
-        else (sweep.run_looped, sweep.pull_back_looped)
-    )
+    if not checkpointed:
+        return _solve_recorded(sweep, state, kernel, bias, num_steps)
+    length, num_segments, rest = fixed_grid.segments(num_steps)
+    state = _solve_segments(sweep, state, kernel, bias, length, num_segments)
+    if rest:
+        state = _solve_segments(sweep, state, kernel, bias, rest, 1)
+    return state
+
+
+def _solve_recorded(
+    sweep: "_Sweep",
+    state: tf.Tensor,
+    kernel: tf.Tensor,
+    bias: tf.Tensor,
+    num_steps: int,
+) -> tf.Tensor:
+    run, pull_back = sweep.passes(num_steps)
 
     @tf.custom_gradient
     def solve(state: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> Any:
@@ -73,6 +86,31 @@ def solve_layer(
     return solve(state, kernel, bias)
 
 
+def _solve_segments(
+    sweep: "_Sweep",
+    state: tf.Tensor,
+    kernel: tf.Tensor,
+    bias: tf.Tensor,
+    length: int,
+    num_segments: int,
+) -> tf.Tensor:
+    run, pull_back = sweep.passes(length)
+
+    def segment(index: Any, state: tf.Tensor, weights: Any) -> tf.Tensor:
+        return run(state, *weights, length)[0]
+
+    def pull_segment_back(
+        index: Any, state: tf.Tensor, weights: Any, upstream: tf.Tensor
+    ) -> Any:
+        _, stages, slopes = run(state, *weights, length)
+        start, *sums = pull_back(upstream, stages, slopes, weights[0])
+        return start, tuple(sums)
+
+    return checkpointed_loop(
+        segment, pull_segment_back, state, (kernel, bias), num_segments
+    )
+
+
 class _Sweep:
     """Steps forwards, which record stages and slopes, and backwards."""
 
@@ -84,6 +122,12 @@ class _Sweep:
             [size * a for a in row] for row in tableau.coefficients
         ]
         self.weights = [size * b for b in tableau.weights]
+
+    def passes(self, num_steps: int) -> tuple[Any, Any]:
+        """Returns the forward and the backward pass that suit `num_steps`."""
+        if num_steps * len(self.weights) <= fixed_grid.MAX_UNROLLED_STAGES:
+            return self.run_unrolled, self.pull_back_unrolled
+        return self.run_looped, self.pull_back_looped
 
     def step(
         self, state: tf.Tensor, transposed: tf.Tensor, bias: tf.Tensor

@@ -34,14 +34,14 @@ class ExplicitRungeKutta(FixedGrid):
         time: tf.Tensor,
         size: tf.Tensor,
         state: Any,
-    ) -> Any:
+    ) -> tuple[Any, int]:
         del jacobian_fn
         nodes, coefficients, weights = self.tableau
         slopes: list[Any] = []
         for node, row in zip(nodes, coefficients, strict=True):
             stage = _combine(state, size, row, slopes)
             slopes.append(ode_fn(time + node * size, stage))
-        return _combine(state, size, weights, slopes)
+        return _combine(state, size, weights, slopes), self.num_stages
 
 
 def _combine(

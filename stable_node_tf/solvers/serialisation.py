@@ -13,6 +13,8 @@ from stable_node_tf.solvers.capped import (
     MAX_NUM_STEPS,
     arguments_of,
 )
+from stable_node_tf.solvers.implicit_midpoint import ImplicitMidpoint
+from stable_node_tf.solvers.per_sample import PerSampleDormandPrince
 from stable_node_tf.solvers.runge_kutta import (
     DormandPrince5,
     Euler,
@@ -25,6 +27,7 @@ _BY_NAME: dict[str, Callable[[], ode.Solver]] = {
     "ssprk3": SSPRungeKutta3,
     "rk4": RungeKutta4,
     "rk5": DormandPrince5,
+    "implicit_midpoint": ImplicitMidpoint,
     "dormand_prince": functools.partial(
         ode.DormandPrince,
         rtol=1e-5,
@@ -32,6 +35,7 @@ _BY_NAME: dict[str, Callable[[], ode.Solver]] = {
         first_step_size=0.1,
         max_num_steps=MAX_NUM_STEPS,
     ),
+    "dormand_prince_per_sample": PerSampleDormandPrince,
     "bdf": functools.partial(
         ode.BDF,
         rtol=1e-5,
@@ -47,10 +51,11 @@ def get(identifier: str | dict[str, Any] | ode.Solver) -> ode.Solver:
     """Returns the solver that `identifier` stands for.
 
     Args:
-      identifier: "euler", "ssprk3", "rk4" or "rk5" (20 steps),
-        "dormand_prince" or "bdf" (rtol 1e-5, atol 1e-6, at most 1000 steps;
-        BDF's gradients by Dormand-Prince), a `tfp.math.ode.Solver`, which
-        passes through, or what `serialize` returned.
+      identifier: "euler", "ssprk3", "rk4", "rk5" or "implicit_midpoint"
+        (20 steps); "dormand_prince", "bdf" or "dormand_prince_per_sample"
+        (rtol 1e-5, atol 1e-6, at most 1000 steps, the last one 200; BDF's
+        gradients by Dormand-Prince); a `tfp.math.ode.Solver`, which passes
+        through; or what `serialize` returned.
 
     Raises:
       ValueError: if the name, or the class in the dictionary, is not known.

@@ -5,9 +5,13 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from stable_node_tf import LeakyTanh
 from stable_node_tf.solvers import (
     DormandPrince5,
     Euler,
+    ImplicitMidpoint,
+    LayerField,
+    PerSampleDormandPrince,
     RungeKutta4,
     SSPRungeKutta3,
     fixed_grid,
@@ -23,6 +27,7 @@ TIGHT_SOLVERS = {
     "ssprk3": SSPRungeKutta3(4),
     "rk4": RungeKutta4(3),
     "rk5": DormandPrince5(2),
+    "implicit_midpoint": ImplicitMidpoint(3),
     "dormand_prince": ode.DormandPrince(**TIGHT),
     "bdf": ode.BDF(
         **TIGHT, make_adjoint_solver_fn=lambda: ode.DormandPrince(**TIGHT)
@@ -176,3 +181,29 @@ def test_bad_arguments_are_refused():
             lambda u: integrate(get("bdf"), logistic_fn, u),
             input_signature=[tf.TensorSpec((None, None))],
         ).get_concrete_function()
+
+
+def test_input_gradients_of_direct_and_adjoint_kinds_agree(problem):
+    """All are gradients of nearly the same flow, so attacks see the same."""
+    state, constants = problem
+    field = LayerField(LeakyTanh(0.2))
+    direct, adjoint, per_sample = (
+        tf.function(
+            lambda s=solver: input_gradient(s, field, state, constants)
+        )()
+        for solver in (
+            RungeKutta4(100),
+            TIGHT_SOLVERS["dormand_prince"],
+            PerSampleDormandPrince(1e-9, 1e-10),
+        )
+    )
+    np.testing.assert_allclose(adjoint, direct, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(per_sample, direct, rtol=1e-6, atol=1e-8)
+
+
+def input_gradient(solver, ode_fn, state, constants):
+    with tf.GradientTape() as tape:
+        tape.watch(state)
+        end = integrate(solver, ode_fn, state, 1.0, constants)
+        total = tf.reduce_sum(tf.sin(end))
+    return tape.gradient(total, state)

@@ -11,6 +11,8 @@ import tensorflow_probability as tfp
 from stable_node_tf.solvers import (
     DormandPrince5,
     Euler,
+    ImplicitMidpoint,
+    PerSampleDormandPrince,
     RungeKutta4,
     SSPRungeKutta3,
     get,
@@ -19,7 +21,16 @@ from stable_node_tf.solvers import (
 
 ode = tfp.math.ode
 
-NAMES = ["euler", "ssprk3", "rk4", "rk5", "dormand_prince", "bdf"]
+NAMES = [
+    "euler",
+    "ssprk3",
+    "rk4",
+    "rk5",
+    "implicit_midpoint",
+    "dormand_prince",
+    "dormand_prince_per_sample",
+    "bdf",
+]
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -47,6 +58,8 @@ def test_serialised_solvers_come_back(name):
         RungeKutta4(9),
         SSPRungeKutta3(2),
         DormandPrince5(3),
+        ImplicitMidpoint(4, checkpointed=True),
+        PerSampleDormandPrince(1e-3, 1e-4, 50),
         ode.DormandPrince(rtol=np.float32(1e-3), safety_factor=0.8),
         ode.BDF(max_order=3, evaluate_jacobian_lazily=True),
         ode.DormandPrince(make_adjoint_solver_fn=lambda: Euler(11)),
