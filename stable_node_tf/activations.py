@@ -42,8 +42,17 @@ class LeakyTanh:
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the activation of every entry of `x`."""
+        return self.value_and_slope(x)[0]
+
+    def value_and_slope(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the activation of every entry of `x`, and its slope."""
         x = tf.convert_to_tensor(x)
-        return self.alpha * x + (1.0 - self.alpha) * tf.tanh(x)
+        alpha, rest = (
+            tf.constant(weight, x.dtype)
+            for weight in (self.alpha, 1.0 - self.alpha)
+        )
+        bent = tf.tanh(x)
+        return alpha * x + rest * bent, 1.0 - rest * tf.square(bent)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
@@ -91,11 +100,16 @@ class SmoothLeakyReLU:
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the activation of every entry of `x`."""
+        return self.value_and_slope(x)[0]
+
+    def value_and_slope(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the activation of every entry of `x`, and its slope."""
         x = tf.convert_to_tensor(x)
-        middle = tf.clip_by_value(x, self._joint, 0.0)
-        one, alpha = (tf.constant(slope, x.dtype) for slope in (1, self.alpha))
-        # `tf.nn.leaky_relu` would round alpha to float32.
-        return tf.tanh(middle) + (x - middle) * tf.where(x > 0, one, alpha)
+        joint = tf.constant(self._joint, x.dtype)
+        bent = tf.tanh(tf.maximum(x, joint))
+        # The line continues tanh below the joint; x exceeds both above 0 only.
+        line = tf.constant(self.alpha, x.dtype) * tf.nn.relu(joint - x)
+        return tf.maximum(x, bent - line), 1.0 - tf.square(tf.minimum(bent, 0))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
@@ -152,6 +166,14 @@ class CustomActivation:
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the activation of every entry of `x`."""
         return self.function(tf.convert_to_tensor(x))
+
+    def value_and_slope(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the activation of every entry of `x`, and its slope."""
+        x = tf.convert_to_tensor(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = self.function(x)
+        return y, tape.gradient(y, x)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, the function by its Keras name.

@@ -59,8 +59,8 @@ class StableODELayer(keras.layers.Layer):
         slope bounds, or its config; its `alpha` is the smallest slope.
       delta_bar: δ̄, any finite number, or None to leave A free.
       terminal_time: T, positive.
-      solver: a name ("euler", "rk4", "dormand_prince", "bdf"), a
-        `tfp.math.ode.Solver`, or its config.
+      solver: a name of `stable_node_tf.solvers.get` ("euler", "rk4",
+        "dormand_prince" ...), a `tfp.math.ode.Solver`, or its config.
       kernel_initializer: Keras initialiser of A, before it is made feasible.
       bias_initializer: Keras initialiser of b.
       **kwargs: of `keras.layers.Layer`, `name` and `dtype` for example.
@@ -98,6 +98,7 @@ class StableODELayer(keras.layers.Layer):
                 "`terminal_time` must be positive. "
                 f"Received: terminal_time={terminal_time}"
             )
+        self._field = solvers.LayerField(self.activation)
         self.solver = solvers.get(solver)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
@@ -195,25 +196,48 @@ class StableODELayer(keras.layers.Layer):
             [self._solve(inputs, time) if time else inputs for time in times]
         )
 
+    def solver_statistics(self, inputs) -> solvers.StepStatistics:
+        """Says what the step control did for each row of a batch.
+
+        Args:
+          inputs: u(0), finite, of shape (batch, d).
+
+        Returns:
+          `solvers.StepStatistics`, whose tensors have the shape (batch,).
+
+        Raises:
+          ValueError: if the solver is not `PerSampleDormandPrince`.
+        """
+        if not isinstance(self.solver, solvers.PerSampleDormandPrince):
+            raise ValueError(
+                "`solver` must be PerSampleDormandPrince to have statistics of "
+                f"each row. Received: solver={self.solver!r}"
+            )
+        self._check_built()
+        return self.solver.solve(
+            self._field,
+            0.0,
+            tf.cast(inputs, self.variable_dtype),
+            [self.terminal_time],
+            constants=self._constants(),
+        ).diagnostics
+
+    def _constants(self):
+        return {
+            "kernel": tf.convert_to_tensor(self.kernel),
+            "bias": tf.convert_to_tensor(self.bias),
+        }
+
     def _solve(self, inputs, terminal_time):
         state = tf.cast(inputs, self.variable_dtype)
         state = solvers.integrate(
             self.solver,
-            self._vector_field,
+            self._field,
             state,
             terminal_time,
-            {
-                "kernel": tf.convert_to_tensor(self.kernel),
-                "bias": tf.convert_to_tensor(self.bias),
-            },
+            self._constants(),
         )
         return tf.cast(state, self.compute_dtype)
-
-    def _vector_field(self, time, state, kernel, bias):
-        del time
-        return self.activation(
-            tf.matmul(state, kernel, transpose_b=True) + bias
-        )
 
     def compute_output_shape(self, input_shape):
         """Returns the shape of the input."""

@@ -26,7 +26,7 @@ class Recipe:
       width: dimension of the ODE.
       activation: "smooth_leaky_relu" or "leaky_tanh".
       alpha: smallest slope of the activation, in (0, 1].
-      solver: "euler" or "rk4", or an adaptive solver of TFP.
+      solver: a name of `stable_node_tf.solvers.get`.
       num_steps: of a fixed grid.
       rotation: spectral norm of the skew-symmetric A that training starts
         from; 0 starts from Glorot's uniform distribution instead.
@@ -106,7 +106,7 @@ class Recipe:
 
     def _solver(self) -> Any:
         solver = solvers.get(self.solver)
-        if isinstance(solver, (solvers.Euler, solvers.RungeKutta4)):
+        if isinstance(solver, solvers.FixedGrid):
             return type(solver)(self.num_steps)
         return solver
 

@@ -1,0 +1,196 @@
+"""`integrate`: the one call that a layer needs."""
+
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_probability.python.math import ode
+
+from stable_node_tf.solvers.capped import capped
+from stable_node_tf.solvers.fixed_grid import FixedGrid, in_dtype
+from stable_node_tf.solvers.layer_field import LayerField
+from stable_node_tf.solvers.reverse_sweep import solve_layer
+from stable_node_tf.solvers.runge_kutta import ExplicitRungeKutta
+from stable_node_tf.solvers.serialisation import get
+
+OdeFn = Callable[..., Any]
+
+
+def integrate(
+    solver: ode.Solver,
+    ode_fn: OdeFn,
+    state: tf.Tensor,
+    terminal_time: float | tf.Tensor = 1.0,
+    constants: Mapping[str, Any] | None = None,
+) -> tf.Tensor:
+    """Returns u(terminal_time) where u' = ode_fn(t, u, **constants).
+
+    States in float16 and bfloat16 are integrated in float32; the constants
+    are cast to the dtype of the integration.
+
+    Fixed grids are differentiated through the grid (explicit ones with a
+    `LayerField` by hand, which is faster, unless `terminal_time` is a tensor
+    and may need a gradient itself), TFP's solvers by the
+    adjoint method, which sees the state and `constants` and nothing else that
+    `ode_fn` closes over, and which solves backwards in time: on stiff problems
+    its gradients can be far off unless rtol is tight.
+
+    On a fixed grid no bit of the result for a row depends on the other rows;
+    on their number only as far as the kernels within `ode_fn` do, since matrix
+    products round differently in batches of another size (about 5e-7).
+    `DormandPrince` chooses one step for the whole batch, so there it does,
+    within the tolerances. `BDF` is run row by row: independent, but slow.
+
+    TFP's solvers run with a step cap, of 1000 if they have none. If they fail
+    or the input is not finite, an error says so, eagerly and in graphs;
+    compiled by XLA, which has no errors, the rows concerned are NaN (all of
+    them for a failed `DormandPrince` solve or a constant that is not finite).
+
+    Args:
+      solver: a solver, or anything else that `get` understands.
+      ode_fn: function of a scalar time, a state of shape (batch, d) and the
+        constants, returning the derivative, of shape (batch, d).
+      state: u(0), floating, of shape (batch, d); batch may be unknown.
+      terminal_time: positive scalar.
+      constants: tensors passed to `ode_fn` by name.
+
+    Returns:
+      Tensor with the shape and dtype of `state`.
+
+    Raises:
+      TypeError: if `state` is not floating.
+      ValueError: if `terminal_time` is not positive and finite, where this is
+        known in advance, or if `BDF` meets a state with unknown d.
+      tf.errors.InvalidArgumentError: as described above.
+
+    >>> decay = lambda t, u, rate: -rate * u
+    >>> u = integrate(get("rk4"), decay, tf.ones((1, 2)), 1.0, {"rate": 2.0})
+    >>> np.allclose(u, np.exp(-2.0), rtol=1e-4)
+    True
+    """
+    solver = capped(get(solver))
+    state = tf.convert_to_tensor(state)
+    if not state.dtype.is_floating:
+        raise TypeError(
+            f"`state` must be floating. Received: state of {state.dtype!r}"
+        )
+    dtype = tf.float32 if state.dtype.size == 2 else state.dtype
+    given_time, terminal_time = terminal_time, in_dtype(terminal_time, dtype)
+    static_time = tf.get_static_value(terminal_time)
+    if static_time is not None and not 0.0 < static_time < math.inf:
+        raise ValueError(
+            "`terminal_time` must be positive and finite. "
+            f"Received: terminal_time={static_time}"
+        )
+    start = tf.cast(state, dtype)
+    constants = tf.nest.map_structure(
+        lambda c: in_dtype(c, dtype), dict(constants or {})
+    )
+    if (
+        isinstance(solver, ExplicitRungeKutta)
+        and isinstance(ode_fn, LayerField)
+        and isinstance(given_time, numbers.Real)
+    ):
+        end = solve_layer(
+            solver.tableau,
+            ode_fn.activation,
+            start,
+            constants["kernel"],
+            constants["bias"],
+            float(given_time),
+            solver.num_steps,
+            solver.checkpointed,
+        )
+    elif isinstance(solver, FixedGrid):
+        jacobian_fn = getattr(ode_fn, "jacobian", None)
+        end = solver.solve(
+            ode_fn,
+            0.0,
+            start,
+            terminal_time[tf.newaxis],
+            jacobian_fn=jacobian_fn,
+            constants=constants,
+        ).states[0]
+    else:
+        end = _solve_finite(solver, ode_fn, start, terminal_time, constants)
+    return tf.ensure_shape(tf.cast(end, state.dtype), state.shape)
+
+
+def _solve_to(
+    solver: ode.Solver,
+    ode_fn: OdeFn,
+    state: tf.Tensor,
+    terminal_time: tf.Tensor,
+    constants: Mapping[str, Any],
+) -> tf.Tensor:
+    return solver.solve(
+        ode_fn, 0.0, state, terminal_time[tf.newaxis], constants=constants
+    ).states[0]
+
+
+def _solve_finite(
+    solver: ode.Solver,
+    ode_fn: OdeFn,
+    state: tf.Tensor,
+    terminal_time: tf.Tensor,
+    constants: Mapping[str, Any],
+) -> tf.Tensor:
+    """Solves with zeros where the input is not finite, and returns NaN there.
+
+    NaN makes TFP's adaptive solvers run forever.
+    """
+    rows = tf.reduce_all(
+        tf.math.is_finite(state), axis=range(1, state.shape.rank), keepdims=True
+    )
+    for constant in tf.nest.flatten(constants):
+        rows &= tf.reduce_all(tf.math.is_finite(constant))
+    check = tf.debugging.Assert(
+        tf.reduce_all(rows),
+        [
+            (
+                "`state` and `constants` must be finite for an adaptive "
+                "solver. Received: NaN or infinity"
+            )
+        ],
+    )
+    with tf.control_dependencies([check]):
+        state = tf.where(rows, state, tf.zeros_like(state))
+        constants = tf.nest.map_structure(
+            lambda c: tf.where(tf.math.is_finite(c), c, tf.zeros_like(c)),
+            constants,
+        )
+    solve = _solve_by_row if isinstance(solver, ode.BDF) else _solve_to
+    end = solve(solver, ode_fn, state, terminal_time, constants)
+    return tf.where(rows, end, tf.constant(np.nan, end.dtype))
+
+
+def _solve_by_row(
+    solver: ode.Solver,
+    ode_fn: OdeFn,
+    state: tf.Tensor,
+    terminal_time: tf.Tensor,
+    constants: Mapping[str, Any],
+) -> tf.Tensor:
+    """Solves each row on its own: BDF needs the static size of its system."""
+    if not state.shape[1:].is_fully_defined():
+        raise ValueError(
+            "BDF needs to know the width d of the state in advance. "
+            f"Received: state of shape {state.shape}"
+        )
+
+    def row_fn(time: tf.Tensor, row: tf.Tensor, **constants: Any) -> tf.Tensor:
+        return ode_fn(time, row[tf.newaxis], **constants)[0]
+
+    @tf.function(autograph=False)
+    def solve_rows(state: tf.Tensor, constants: Mapping[str, Any]) -> tf.Tensor:
+        return tf.map_fn(
+            lambda row: _solve_to(
+                solver, row_fn, row, terminal_time, constants
+            ),
+            state,
+        )
+
+    return solve_rows(state, constants)

@@ -1,0 +1,462 @@
+"""Dormand-Prince with a step control of its own for each row of a batch."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow_probability.python.math import ode
+
+from stable_node_tf.solvers.capped import ADVICE
+from stable_node_tf.solvers.fixed_grid import OdeFn, check_count, in_dtype
+from stable_node_tf.solvers.tableaux import (
+    DORMAND_PRINCE_5,
+    DORMAND_PRINCE_ERROR,
+)
+from stable_node_tf.stability.checks import check_number
+
+_ORDER = 5
+_SAFETY = 0.9
+_SMALLEST_FACTOR = 0.2
+_LARGEST_FACTOR = 10.0
+
+
+class StepStatistics(NamedTuple):
+    """What the step control of each row did.
+
+    Attributes:
+      num_ode_fn_evaluations: evaluations of the vector field spent on the row,
+        of shape (batch,).
+      accepted: accepted steps, of shape (batch,).
+      rejected: rejected steps, of shape (batch,).
+      last_step: size of the last accepted step, of shape (batch,).
+      status: 0 where the row reached the last time, -1 where not, of shape
+        (batch,).
+    """
+
+    num_ode_fn_evaluations: tf.Tensor
+    accepted: tf.Tensor
+    rejected: tf.Tensor
+    last_step: tf.Tensor
+    status: tf.Tensor
+
+
+class _Progress(NamedTuple):
+    """Rows under way; all but `slope` and `state` of shape (batch, 1)."""
+
+    time: tf.Tensor
+    size: tf.Tensor
+    state: tf.Tensor
+    slope: tf.Tensor
+    accepted: tf.Tensor
+    rejected: tf.Tensor
+    last_step: tf.Tensor
+
+
+@keras.saving.register_keras_serializable(package="stable_node_tf")
+class PerSampleDormandPrince(ode.Solver):
+    """Adaptive Dormand-Prince 5(4), where no row depends on another one.
+
+    TFP's `DormandPrince` chooses one step for a whole batch. Here each row
+    accepts, rejects and chooses its own steps: its answer is the same whatever
+    else the batch holds, and a stiff row takes small steps alone. All rows
+    are evaluated until the last one has arrived.
+
+    A step is accepted if the root mean square of error / (atol + rtol |u|)
+    over the row is at most 1; the next one is longer by 0.9 times its -1/5-th
+    power, within [0.2, 10] (Hairer, Norsett, Wanner, Solving Ordinary
+    Differential Equations I, 2nd ed., section II.4, as is the first step).
+
+    Gradients, first derivatives only, are those of the accepted steps with
+    their sizes held fixed, with respect to the state and `constants`; an input
+    gradient of a row does not depend on the others either. For them the state
+    is kept at `max_num_steps` points.
+
+    Args:
+      rtol: relative tolerance, positive.
+      atol: absolute tolerance, positive.
+      max_num_steps: accepted and rejected steps, at least 1.
+
+    Raises:
+      TypeError: if an argument is no number, or `max_num_steps` no integer.
+      ValueError: if an argument is not positive.
+
+    >>> decay = lambda t, u, rate: -rate * u
+    >>> results = PerSampleDormandPrince().solve(
+    ...     decay, 0.0, [[1.0], [1e3]], [1.0], constants={"rate": 2.0}
+    ... )
+    >>> results.states.numpy().round(3).tolist()
+    [[[0.135...], [135.33...]]]
+    >>> results.diagnostics.rejected.shape
+    TensorShape([2])
+    """
+
+    def __init__(
+        self,
+        rtol: float = 1e-5,
+        atol: float = 1e-6,
+        max_num_steps: int = 200,
+    ) -> None:
+        for name, value in (("rtol", rtol), ("atol", atol)):
+            if check_number(value, name) <= 0.0:
+                raise ValueError(
+                    f"`{name}` must be positive. Received: {name}={value}"
+                )
+        self.rtol, self.atol = float(rtol), float(atol)
+        self.max_num_steps = check_count(max_num_steps, "max_num_steps")
+        super().__init__(
+            make_adjoint_solver_fn=None,
+            validate_args=False,
+            name="per_sample_dormand_prince",
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {
+            "rtol": self.rtol,
+            "atol": self.atol,
+            "max_num_steps": self.max_num_steps,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "PerSampleDormandPrince":
+        """Builds the solver that `get_config` described."""
+        return cls(**config)
+
+    def solve(
+        self,
+        ode_fn: OdeFn,
+        initial_time: Any,
+        initial_state: Any,
+        solution_times: Any,
+        jacobian_fn: Any = None,
+        jacobian_sparsity: Any = None,
+        batch_ndims: int | None = None,
+        previous_solver_internal_state: Any = None,
+        constants: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Solves u' = ode_fn(t, u, **constants), u(initial_time) given.
+
+        Args:
+          ode_fn: function of times of shape (batch, 1), a state of shape
+            (batch, d) and the constants that returns the derivative of each
+            row, of shape (batch, d).
+          initial_time: scalar.
+          initial_state: finite floating tensor of shape (batch, d).
+          solution_times: increasing vector of a length known in advance.
+          jacobian_fn: not used.
+          jacobian_sparsity: not used.
+          batch_ndims: not used.
+          previous_solver_internal_state: not used.
+          constants: tensors passed to `ode_fn` by name.
+
+        Returns:
+          `tfp.math.ode.Results` with `states` of shape (times, batch, d) and
+          `StepStatistics` as `diagnostics`.
+
+        Raises:
+          ValueError: if the shape of `initial_state` is not (batch, d), or
+            `solution_times` is not a vector of known length.
+          tf.errors.InvalidArgumentError: if a row did not arrive; compiled by
+            XLA, which has no errors, that row is NaN.
+        """
+        del jacobian_fn, jacobian_sparsity, batch_ndims
+        del previous_solver_internal_state
+        state = tf.convert_to_tensor(initial_state)
+        if state.shape.rank != 2:
+            raise ValueError(
+                "The state of `PerSampleDormandPrince` must have shape "
+                f"(batch, d). Received: shape {state.shape}"
+            )
+        start = in_dtype(initial_time, state.dtype)
+        if isinstance(solution_times, ode.ChosenBySolver):
+            raise ValueError(
+                "`PerSampleDormandPrince` needs `solution_times`: its rows "
+                "choose different ones. Received: ChosenBySolver"
+            )
+        times = in_dtype(solution_times, state.dtype)
+        if times.shape.rank != 1 or times.shape[0] is None:
+            raise ValueError(
+                "`solution_times` must be a vector of known length. "
+                f"Received: solution_times of shape {times.shape}"
+            )
+        constants = tf.nest.map_structure(
+            lambda c: in_dtype(c, state.dtype), dict(constants or {})
+        )
+        states, totals = [], None
+        for end in tf.unstack(times):
+            state, statistics = self._advance(
+                ode_fn, start, end, state, constants
+            )
+            states.append(state)
+            totals = _add(totals, statistics)
+            start = end
+        return ode.Results(
+            times=times,
+            states=tf.stack(states),
+            diagnostics=totals,
+            solver_internal_state=(),
+        )
+
+    def _solve(self, *args: Any, **kwargs: Any) -> Any:
+        return self.solve(*args, **kwargs)
+
+    def _initialize_solver_internal_state(
+        self, ode_fn: OdeFn, initial_time: Any, initial_state: Any
+    ) -> tuple[()]:
+        del ode_fn, initial_time, initial_state
+        return ()
+
+    def _advance(
+        self,
+        ode_fn: OdeFn,
+        start: tf.Tensor,
+        end: tf.Tensor,
+        state: tf.Tensor,
+        constants: Mapping[str, Any],
+    ) -> tuple[tf.Tensor, StepStatistics]:
+        flat_constants = tf.nest.flatten(constants)
+
+        @tf.custom_gradient
+        def advance(state: tf.Tensor, *flat: tf.Tensor) -> Any:
+            fixed = tf.nest.pack_sequence_as(constants, flat)
+            count, last, record = self._run(
+                functools.partial(ode_fn, **fixed), start, end, state
+            )
+
+            def gradient(upstream: tf.Tensor, *others: Any) -> Any:
+                del others  # the statistics have none
+                gradients = self._sweep_back(
+                    ode_fn, fixed, count, record, upstream
+                )
+                return tf.nest.map_structure(_once_differentiable, gradients)
+
+            return (
+                last.state,
+                last.time,
+                last.accepted,
+                last.rejected,
+                last.last_step,
+            ), gradient
+
+        last, time, accepted, rejected, last_step = advance(
+            state, *flat_constants
+        )
+        arrived = time >= end
+        check = tf.debugging.Assert(
+            tf.reduce_all(arrived),
+            [
+                f"{self.name} did not reach the next solution time in "
+                f"max_num_steps={self.max_num_steps} steps, or its step size "
+                f"underflowed or became NaN. {ADVICE}"
+            ],
+        )
+        with tf.control_dependencies([check]):
+            nan = tf.constant(np.nan, state.dtype)
+            last = tf.where(arrived, last, nan)
+        accepted, rejected, last_step, arrived = (
+            x[:, 0] for x in (accepted, rejected, last_step, arrived)
+        )
+        return last, StepStatistics(
+            num_ode_fn_evaluations=2 + 6 * (accepted + rejected),
+            accepted=accepted,
+            rejected=rejected,
+            last_step=last_step,
+            status=tf.where(arrived, 0, -1),
+        )
+
+    def _run(
+        self, function: Any, start: tf.Tensor, end: tf.Tensor, state: tf.Tensor
+    ) -> tuple[tf.Tensor, _Progress, tuple[tf.Tensor, ...]]:
+        """Returns the number of rounds, where the rows are, and the steps."""
+        time = start + tf.zeros_like(state[:, :1])
+        slope = function(time, state)
+        zero = tf.zeros_like(time, tf.int32)
+        progress = _Progress(
+            time=time,
+            size=self._first_step(function, time, end, state, slope),
+            state=state,
+            slope=slope,
+            accepted=zero,
+            rejected=zero,
+            last_step=tf.zeros_like(time),
+        )
+
+        def body(index: Any, progress: Any, record: Any) -> Any:
+            progress, kept = self._try_step(function, end, progress)
+            record = tuple(
+                array.write(index, value)
+                for array, value in zip(record, kept, strict=True)
+            )
+            return index + 1, progress, record
+
+        def running(index: Any, progress: Any, record: Any) -> Any:
+            del index, record
+            moves = progress.time + progress.size > progress.time
+            return tf.reduce_any((progress.time < end) & moves)
+
+        count, progress, record = tf.while_loop(
+            running,
+            body,
+            (
+                tf.constant(0),
+                progress,
+                tuple(
+                    tf.TensorArray(
+                        state.dtype, self.max_num_steps, element_shape=x.shape
+                    )
+                    for x in (time, time, state)
+                ),
+            ),
+            maximum_iterations=self.max_num_steps,
+        )
+        return count, progress, tuple(array.stack() for array in record)
+
+    def _first_step(
+        self,
+        function: Any,
+        time: tf.Tensor,
+        end: tf.Tensor,
+        state: tf.Tensor,
+        slope: tf.Tensor,
+    ) -> tf.Tensor:
+        """Hairer, Norsett, Wanner I, section II.4, "Starting Step Size"."""
+        scale = self.atol + self.rtol * tf.abs(state)
+        tiny = tf.constant(1e-5, state.dtype)
+        size, speed = _norm(state / scale), _norm(slope / scale)
+        guess = tf.where(
+            tf.minimum(size, speed) < tiny, tiny / 10, 0.01 * size / speed
+        )
+        guess = tf.minimum(guess, end - time)
+        ahead = function(time + guess, state + guess * slope)
+        bend = _norm((ahead - slope) / scale) / guess
+        steepest = tf.maximum(tf.maximum(speed, bend), 1e-10)
+        first = tf.pow(0.01 / steepest, 1 / _ORDER)
+        return tf.stop_gradient(tf.minimum(100 * guess, first))
+
+    def _try_step(
+        self, function: Any, end: tf.Tensor, progress: _Progress
+    ) -> tuple[_Progress, tuple[tf.Tensor, ...]]:
+        """Tries one step in each row; returns time, size and start as well."""
+        time, state = progress.time, progress.state
+        running = time < end
+        size = tf.where(running, tf.minimum(progress.size, end - time), 0.0)
+        size = tf.stop_gradient(size)
+        slopes = _stages(function, time, size, state, progress.slope)
+        ahead = _step(state, size, slopes)
+        last = function(time + size, ahead)
+        error = size * _weighted(DORMAND_PRINCE_ERROR, [*slopes, last])
+        larger = tf.maximum(tf.abs(state), tf.abs(ahead))
+        ratio = _norm(error / (self.atol + self.rtol * larger))
+        accept = running & (ratio <= 1.0)
+        factor = _SAFETY * tf.pow(tf.maximum(ratio, 1e-10), -1 / _ORDER)
+        factor = tf.clip_by_value(factor, _SMALLEST_FACTOR, _LARGEST_FACTOR)
+        factor = tf.where(tf.math.is_finite(ratio), factor, _SMALLEST_FACTOR)
+        arrives = accept & (time + size >= end)
+        moved = tf.where(arrives, end, tf.where(accept, time + size, time))
+        steps = tf.cast(accept, tf.int32)
+        return _Progress(
+            time=moved,
+            size=tf.where(running, size * factor, progress.size),
+            state=tf.where(accept, ahead, state),
+            slope=tf.where(accept, last, progress.slope),
+            accepted=progress.accepted + steps,
+            rejected=progress.rejected + tf.cast(running, tf.int32) - steps,
+            last_step=tf.where(accept, size, progress.last_step),
+        ), (time, tf.where(accept, size, 0.0), state)
+
+    def _sweep_back(
+        self,
+        ode_fn: OdeFn,
+        constants: Mapping[str, Any],
+        count: tf.Tensor,
+        record: tuple[tf.Tensor, ...],
+        upstream: tf.Tensor,
+    ) -> list[tf.Tensor]:
+        times, sizes, states = record
+
+        def body(index: Any, upstream: tf.Tensor, sums: Any) -> Any:
+            time, size, state = times[index], sizes[index], states[index]
+            with tf.GradientTape() as tape:
+                tape.watch((state, constants))
+                function = functools.partial(ode_fn, **constants)
+                slope = function(time, state)
+                ahead = _step(
+                    state, size, _stages(function, time, size, state, slope)
+                )
+            upstream, terms = tape.gradient(
+                ahead,
+                (state, constants),
+                output_gradients=upstream,
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+            terms = tf.nest.flatten(terms)
+            sums = [s + t for s, t in zip(sums, terms, strict=True)]
+            return index - 1, upstream, sums
+
+        zeros = [tf.zeros_like(c) for c in tf.nest.flatten(constants)]
+        _, upstream, sums = tf.while_loop(
+            lambda index, *_: index >= 0,
+            body,
+            (count - 1, upstream, zeros),
+            maximum_iterations=self.max_num_steps,
+        )
+        return [upstream, *sums]
+
+
+def _stages(
+    function: Any,
+    time: tf.Tensor,
+    size: tf.Tensor,
+    state: tf.Tensor,
+    slope: tf.Tensor,
+) -> list[tf.Tensor]:
+    """The six stages, of which `slope` is the first one."""
+    slopes = [slope]
+    nodes, rows, _ = DORMAND_PRINCE_5
+    for node, row in zip(nodes[1:], rows[1:], strict=True):
+        stage = state + size * _weighted(row, slopes)
+        slopes.append(function(time + node * size, stage))
+    return slopes
+
+
+def _step(
+    state: tf.Tensor, size: tf.Tensor, slopes: list[tf.Tensor]
+) -> tf.Tensor:
+    return state + size * _weighted(DORMAND_PRINCE_5.weights, slopes)
+
+
+def _weighted(weights: tuple[float, ...], slopes: list[tf.Tensor]) -> tf.Tensor:
+    pairs = zip(weights, slopes, strict=True)
+    return tf.add_n([a * k for a, k in pairs if a])
+
+
+def _norm(values: tf.Tensor) -> tf.Tensor:
+    """Root mean square of each row, of shape (batch, 1)."""
+    return tf.sqrt(tf.reduce_mean(tf.square(values), axis=1, keepdims=True))
+
+
+def _once_differentiable(gradient: tf.Tensor) -> tf.Tensor:
+    return tf.raw_ops.PreventGradient(
+        input=gradient,
+        message=(
+            "`PerSampleDormandPrince` has first derivatives only. Use a fixed "
+            "grid for higher ones."
+        ),
+    )
+
+
+def _add(
+    totals: StepStatistics | None, statistics: StepStatistics
+) -> StepStatistics:
+    if totals is None:
+        return statistics
+    return StepStatistics(
+        totals.num_ode_fn_evaluations + statistics.num_ode_fn_evaluations,
+        totals.accepted + statistics.accepted,
+        totals.rejected + statistics.rejected,
+        statistics.last_step,
+        tf.minimum(totals.status, statistics.status),
+    )

@@ -1,0 +1,108 @@
+"""Tests that checkpointed grids give the same derivatives in less memory."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stable_node_tf import LeakyTanh
+from stable_node_tf.solvers import (
+    Euler,
+    ImplicitMidpoint,
+    LayerField,
+    RungeKutta4,
+    integrate,
+)
+
+FIELD = LayerField(LeakyTanh(0.2))
+
+
+def plain_field(time, state, kernel, bias):
+    return (1 + time) * FIELD(time, state, kernel, bias)
+
+
+def derivatives(solver, ode_fn):
+    """First and second ones of a scalar."""
+    rng = np.random.default_rng(0)
+    state = tf.constant(rng.standard_normal((3, 4)))
+    constants = {
+        "kernel": tf.constant(rng.standard_normal((4, 4))),
+        "bias": tf.constant(rng.standard_normal(4)),
+    }
+    arguments = (state, constants)
+    with tf.GradientTape() as outer:
+        outer.watch(arguments)
+        with tf.GradientTape() as inner:
+            inner.watch(arguments)
+            end = integrate(solver, ode_fn, state, 0.7, constants)
+            total = tf.reduce_sum(tf.sin(end))
+        first = inner.gradient(total, arguments)
+        probe = tf.add_n(
+            [tf.reduce_sum(tf.cos(g) * g) for g in tf.nest.flatten(first)]
+        )
+    return end, first, outer.gradient(probe, arguments)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("ode_fn", [FIELD, plain_field], ids=["field", "fn"])
+@pytest.mark.parametrize(
+    "cls", [Euler, RungeKutta4, ImplicitMidpoint], ids=lambda c: c.__name__
+)
+def test_same_derivatives(cls, ode_fn, jit_compile):
+    if cls is ImplicitMidpoint and jit_compile:
+        pytest.skip("covered without XLA; compiles for long")
+    num_steps = 7  # segments of three, three and one
+    expected = tf.function(derivatives)(cls(num_steps), ode_fn)
+    actual = tf.function(derivatives, jit_compile=jit_compile)(
+        cls(num_steps, checkpointed=True), ode_fn
+    )
+    for a, b in zip(
+        tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+
+
+PEAK = """
+import os
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import resource, sys
+import tensorflow as tf
+from stable_node_tf import LeakyTanh
+from stable_node_tf.solvers import Euler, LayerField, integrate
+
+num_steps, checkpointed = int(sys.argv[1]), sys.argv[2] == "True"
+field = LayerField(LeakyTanh(0.2))
+solver = Euler(num_steps, checkpointed)
+
+@tf.function
+def gradient(u, kernel):
+    with tf.GradientTape() as tape:
+        tape.watch(kernel)
+        constants = {"kernel": kernel, "bias": kernel[0]}
+        end = integrate(solver, field, u, 1.0, constants)
+    return tape.gradient(end, kernel)
+
+kernel = tf.eye(64)
+gradient(tf.ones((1, 64)), kernel)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+gradient(tf.ones((4096, 64)), kernel)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_grows_like_the_root_of_the_number_of_steps():
+    """One state has 1 MiB; 400 steps keep 800 MiB, 20 segments about 80."""
+
+    def peak(checkpointed):
+        finished = subprocess.run(
+            [sys.executable, "-c", PEAK, "400", str(checkpointed)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return int(finished.stdout) / 1024
+
+    assert peak(False) > 600
+    assert peak(True) < 200

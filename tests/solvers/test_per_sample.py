@@ -1,0 +1,222 @@
+"""Tests of the step control of each row."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.integrate import solve_ivp
+
+from stable_node_tf import LeakyTanh, StableODELayer
+from stable_node_tf import export as export_lib
+from stable_node_tf.models import ode_classifier
+from stable_node_tf.solvers import (
+    LayerField,
+    PerSampleDormandPrince,
+    RungeKutta4,
+    integrate,
+)
+
+FIELD = LayerField(LeakyTanh(0.2))
+
+
+def problem(dtype="float64"):
+    rng = np.random.default_rng(0)
+    state = tf.constant(rng.standard_normal((3, 4)), dtype)
+    constants = {
+        "kernel": tf.constant(rng.standard_normal((4, 4)), dtype),
+        "bias": tf.constant(rng.standard_normal(4), dtype),
+    }
+    return state, constants
+
+
+@pytest.mark.parametrize("rtol", [1e-3, 1e-6, 1e-9])
+def test_error_follows_the_tolerance(rtol):
+    state, constants = problem()
+    solver = PerSampleDormandPrince(rtol, rtol / 10)
+    end = tf.function(lambda: integrate(solver, FIELD, state, 2.0, constants))()
+    for row, start in zip(end, state, strict=True):
+        reference = solve_ivp(
+            lambda t, u: FIELD(t, u[np.newaxis], **constants)[0],
+            (0, 2),
+            start,
+            rtol=1e-12,
+            atol=1e-13,
+        ).y[:, -1]
+        error = np.abs(row - reference).max()
+        assert error <= 30 * rtol
+    assert error > 0
+
+
+def test_time_reaches_the_function_row_by_row():
+    state = np.array([[1.0], [2.0]])
+    results = tf.function(
+        lambda: PerSampleDormandPrince(1e-8, 1e-9).solve(
+            lambda t, u: tf.cos(t) * u, 0.5, state, [1.0, 2.0]
+        )
+    )()
+    expected = [
+        state * np.exp(np.sin(t) - np.sin(0.5)) for t in results.times.numpy()
+    ]
+    np.testing.assert_allclose(results.states, expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_other_rows_change_no_bit_of_a_row_or_of_its_gradient(jit_compile):
+    state, constants = problem("float32")
+
+    def value_and_gradient(u):
+        with tf.GradientTape() as tape:
+            tape.watch(u)
+            end = integrate(
+                "dormand_prince_per_sample", FIELD, u, 1.0, constants
+            )
+        return end, tape.gradient(end, u)
+
+    solve = tf.function(value_and_gradient, jit_compile=jit_compile)
+    others = np.array([[1e3, 0.0, -50.0, 1.0], state[1], [0.0] * 4], "f4")
+    for actual, expected in zip(
+        solve(tf.constant(others)), solve(state), strict=True
+    ):
+        np.testing.assert_array_equal(actual[1], expected[1])
+
+
+def test_statistics_add_up():
+    """A stiff row takes more steps than its neighbour, and rejects some."""
+    rates = tf.constant([[1.0], [400.0]])
+    results = tf.function(
+        lambda: PerSampleDormandPrince().solve(
+            lambda t, u: -rates * (u - tf.cos(t)), 0.0, tf.ones((2, 1)), [1.0]
+        )
+    )()
+    statistics = results.diagnostics
+    accepted, rejected = statistics.accepted, statistics.rejected
+    assert accepted[1] > 10 * accepted[0] and rejected[1] > 0
+    np.testing.assert_array_equal(
+        statistics.num_ode_fn_evaluations, 2 + 6 * (accepted + rejected)
+    )
+    assert (statistics.last_step.numpy() > 0).all()
+    np.testing.assert_array_equal(statistics.status, [0, 0])
+
+
+def gradients(solver, state, constants):
+    arguments = (state, constants)
+    with tf.GradientTape() as tape:
+        tape.watch(arguments)
+        end = integrate(solver, FIELD, state, 1.0, constants)
+        total = tf.reduce_sum(tf.sin(end))
+    return total, tape.gradient(total, arguments)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_gradients(mode):
+    """Those of the exact flow, within the tolerance."""
+    state, constants = problem()
+    solver = PerSampleDormandPrince(1e-9, 1e-10)
+    compute = gradients
+    if mode != "eager":
+        compute = tf.function(gradients, jit_compile=mode == "xla")
+    actual = compute(solver, state, constants)
+    expected = tf.function(gradients)(RungeKutta4(200), state, constants)
+    for a, b in zip(
+        tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-8)
+
+
+def test_second_derivatives_are_refused():
+    state, constants = problem()
+
+    @tf.function
+    def second():
+        with tf.GradientTape() as tape:
+            tape.watch(state)
+            _, (slope, _) = gradients(
+                PerSampleDormandPrince(), state, constants
+            )
+        return tape.gradient(slope, state)
+
+    with pytest.raises(LookupError, match="first derivatives only"):
+        second()
+
+
+def test_a_row_that_fails_is_named_nan_under_xla_and_an_error_otherwise():
+    solver = PerSampleDormandPrince(max_num_steps=4)
+    state = tf.constant([[1.0], [1.0], [np.nan]])
+    rates = tf.constant([[1.0], [400.0], [1.0]])
+
+    def solve(u):
+        return integrate(solver, lambda t, u: -rates * u, u, 1.0)
+
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="max_num_steps=4.*fixed grid"
+    ):
+        tf.function(solve)(state[:2])
+    end = tf.function(solve, jit_compile=True)(state).numpy()
+    np.testing.assert_allclose(end[0], np.exp(-1), rtol=1e-4)
+    assert np.isnan(end[1:]).all()
+
+
+def test_bad_arguments_are_refused():
+    for name in ("rtol", "atol"):
+        with pytest.raises(ValueError, match=name):
+            PerSampleDormandPrince(**{name: 0.0})
+    with pytest.raises(ValueError, match="max_num_steps"):
+        PerSampleDormandPrince(max_num_steps=0)
+    solver = PerSampleDormandPrince()
+    with pytest.raises(ValueError, match="known length"):
+        solver.solve(FIELD, 0.0, tf.ones((1, 1)), 1.0)
+    with pytest.raises(ValueError, match=r"\(batch, d\)"):
+        solver.solve(FIELD, 0.0, tf.ones(1), [1.0])
+
+
+def test_statistics_of_a_layer():
+    layer = StableODELayer(delta_bar=0.0, solver="dormand_prince_per_sample")
+    statistics = layer.solver_statistics(layer(np.ones((3, 4), "float32")))
+    assert statistics.accepted.shape == (3,)
+    assert (statistics.accepted.numpy() > 0).all()
+    with pytest.raises(ValueError, match="PerSampleDormandPrince"):
+        StableODELayer().solver_statistics(np.ones((3, 4), "float32"))
+
+
+SCRIPT = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+model = tf.saved_model.load(sys.argv[1] + "/model/1")
+x = tf.constant(np.load(sys.argv[1] + "/x.npy"))
+with tf.GradientTape() as tape:
+    tape.watch(x)
+    logits = model.signatures["serving_default"](image=x)["logits"]
+    total = tf.reduce_sum(tf.sin(logits))
+np.save(sys.argv[1] + "/g.npy", tape.gradient(total, x))
+"""
+
+
+def test_survives_export(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = ode_classifier(
+        image_shape=(3, 2), width=8, solver="dormand_prince_per_sample"
+    )
+    export_lib.export(model, tmp_path / "model")
+    x = np.random.default_rng(0).random((5, 3, 2), "float32")
+    np.save(tmp_path / "x.npy", x)
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    x = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        total = tf.reduce_sum(tf.sin(model(x)))
+    expected = tape.gradient(total, x).numpy()
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_allclose(
+        np.load(tmp_path / "g.npy"), expected, rtol=1e-4, atol=1e-5
+    )

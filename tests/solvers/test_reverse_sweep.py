@@ -1,0 +1,196 @@
+"""Tests of the reverse sweep against automatic differentiation."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stable_node_tf import CustomActivation, LeakyTanh, SmoothLeakyReLU
+from stable_node_tf import export as export_lib
+from stable_node_tf.models import ode_classifier
+from stable_node_tf.solvers import (
+    DormandPrince5,
+    Euler,
+    LayerField,
+    RungeKutta4,
+    SSPRungeKutta3,
+    fixed_grid,
+    integrate,
+)
+
+ACTIVATIONS = [
+    LeakyTanh(0.2),
+    SmoothLeakyReLU(0.1),
+    CustomActivation(lambda x: 0.7 * x + tf.sin(x) / 5, 0.5),
+]
+
+
+def problem(dtype="float64"):
+    rng = np.random.default_rng(0)
+    state = tf.constant(rng.standard_normal((3, 4)), dtype)
+    constants = {
+        "kernel": tf.constant(rng.standard_normal((4, 4)), dtype),
+        "bias": tf.constant(rng.standard_normal(4), dtype),
+    }
+    return state, constants
+
+
+def plainly(field):
+    """The same function, but nothing that `integrate` would recognise."""
+    return lambda time, state, **constants: field(time, state, **constants)
+
+
+def gradients(solver, ode_fn, state, constants):
+    """First and second derivatives of a scalar."""
+    arguments = (state, constants)
+    with tf.GradientTape() as outer:
+        outer.watch(arguments)
+        with tf.GradientTape() as inner:
+            inner.watch(arguments)
+            end = integrate(solver, ode_fn, state, 0.7, constants)
+            total = tf.reduce_sum(tf.sin(end))
+        first = inner.gradient(total, arguments)
+        probe = tf.add_n(
+            [tf.reduce_sum(tf.cos(g) * g) for g in tf.nest.flatten(first)]
+        )
+    return end, first, outer.gradient(probe, arguments)
+
+
+def assert_close(actual, expected, rtol):
+    for a, b in zip(
+        tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol, rtol * np.abs(b).max())
+
+
+@pytest.mark.parametrize(
+    ("solver", "mode"),
+    [
+        (Euler(4), "eager"),
+        (SSPRungeKutta3(3), "graph"),
+        (RungeKutta4(2), "graph"),
+        (Euler(3), "xla"),
+        (DormandPrince5(2), "looped"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_first_and_second_derivatives(solver, mode, monkeypatch):
+    state, constants = problem()
+    for activation in ACTIVATIONS if mode == "graph" else ACTIVATIONS[:1]:
+        field = LayerField(activation)
+        expected = gradients(solver, plainly(field), state, constants)
+        if mode == "looped":
+            monkeypatch.setattr(fixed_grid, "MAX_UNROLLED_STAGES", 0)
+        compute = gradients
+        if mode != "eager":
+            compute = tf.function(gradients, jit_compile=mode == "xla")
+        actual = compute(solver, field, state, constants)
+        assert_close(actual, expected, 1e-9)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_single_precision_with_unknown_batch(jit_compile):
+    state, constants = problem("float32")
+    field = LayerField(SmoothLeakyReLU(0.1))
+    sweep = tf.function(
+        lambda u: gradients(RungeKutta4(3), field, u, constants)[:2],
+        input_signature=[tf.TensorSpec((None, 4))],
+        jit_compile=jit_compile,
+    )
+    expected = gradients(RungeKutta4(3), plainly(field), *problem())[:2]
+    assert_close(sweep(state), expected, 1e-5)
+
+
+def test_input_gradients_of_a_row_do_not_depend_on_the_others():
+    state, constants = problem("float32")
+    field = LayerField(SmoothLeakyReLU(0.1))
+    sweep = tf.function(
+        lambda u: gradients(Euler(20), field, u, constants)[1][0]
+    )
+    others = np.full_like(state, np.inf)
+    others[1] = state[1]
+    np.testing.assert_array_equal(sweep(state)[1], sweep(others)[1])
+
+
+def test_a_time_that_needs_a_gradient_gets_one():
+    state, constants = problem()
+    field, time = LayerField(LeakyTanh(0.2)), tf.Variable(0.7, dtype="float64")
+    with tf.GradientTape() as tape:
+        end = integrate(RungeKutta4(50), field, state, time, constants)
+        total = tf.reduce_sum(end)
+    expected = tf.reduce_sum(field(0.7, end, **constants))
+    np.testing.assert_allclose(tape.gradient(total, time), expected, rtol=1e-6)
+
+
+def test_training_through_a_compiled_function_called_from_outside():
+    """Forward and backward pass are then two functions."""
+    state, constants = problem()
+    field = LayerField(LeakyTanh(0.2))
+    solve = tf.function(
+        lambda u, c: integrate(Euler(9), field, u, 1.0, c), jit_compile=True
+    )
+
+    def gradient(function):
+        with tf.GradientTape() as tape:
+            tape.watch((state, constants))
+            total = tf.reduce_sum(function(state, constants) ** 2)
+        return tape.gradient(total, (state, constants))
+
+    expected = gradient(
+        lambda u, c: integrate(Euler(9), plainly(field), u, 1.0, c)
+    )
+    assert_close(gradient(solve), expected, 1e-9)
+
+
+SCRIPT = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+model = tf.saved_model.load(sys.argv[1] + "/model/1")
+signature = model.signatures["serving_default"]
+x = tf.constant(np.load(sys.argv[1] + "/x.npy"))
+with tf.GradientTape() as outer:
+    outer.watch(x)
+    with tf.GradientTape() as inner:
+        inner.watch(x)
+        total = tf.reduce_sum(tf.sin(signature(image=x)["logits"]))
+    first = inner.gradient(total, x)
+    probe = tf.reduce_sum(first**2)
+np.savez(sys.argv[1] + "/g.npz", first=first, second=outer.gradient(probe, x))
+"""
+
+
+@pytest.mark.parametrize("num_steps", [20, 200], ids=["unrolled", "looped"])
+def test_survives_export(num_steps, tmp_path):
+    """Reloaded by TensorFlow alone, in a process without this package."""
+    keras.utils.set_random_seed(0)
+    model = ode_classifier(
+        image_shape=(3, 2), width=8, solver=Euler(num_steps), seed=1
+    )
+    export_lib.export(model, tmp_path / "model")
+    x = np.random.default_rng(0).random((5, 3, 2), "float32")
+    np.save(tmp_path / "x.npy", x)
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    x = tf.constant(x)
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            total = tf.reduce_sum(tf.sin(model(x)))
+        first = inner.gradient(total, x)
+        probe = tf.reduce_sum(first**2)
+    second = outer.gradient(probe, x)
+    reloaded = np.load(tmp_path / "g.npz")
+    assert np.abs(first).max() > 0.01
+    assert_close(reloaded["first"], first.numpy(), 1e-5)
+    assert_close(reloaded["second"], second.numpy(), 1e-4)
