@@ -153,9 +153,8 @@ def eigendecompose(scaled: ScaledGram, limit) -> Eigendecomposition:
     """
 
     def decompose(scaled, clipped):
-        return Eigendecomposition(
-            scaled.matrix, *tf.linalg.eigh(scaled.gram), clipped
-        )
+        eigenvalues, vectors = tf.linalg.eigh(scaled.gram)
+        return Eigendecomposition(scaled.matrix, eigenvalues, vectors, clipped)
 
     def again(decomposition):
         matrix = clip_by_eigenvectors(decomposition).matrix
