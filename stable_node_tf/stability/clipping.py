@@ -3,13 +3,15 @@
 For a fixed certificate T = diag(t), m = (1+α)/2 and r = (1-α)/2, the certified
 set is a spectral-norm ball in other coordinates,
 
-    δ_T(B) <= δ̄   <=>   |W|₂ <= 1,   W = T^(-1/2) (B + (m/r) T) Q^(-1/2),
-    Q = (2δ̄/r) I + (α/r²) T > 0,
+    δ_T(B) <= δ̄   <=>   |W|₂ <= 1,   W = K^(1/2) (B + C) Q^(-1/2),
 
-so that clipping the singular values of W ends inside it. These are TensorFlow
+with diagonal K, C, Q that depend on T and δ̄ (see `_coordinates`), so that
+clipping the singular values of W ends inside it. These are TensorFlow
 operations with static shapes and without Python callbacks: they run inside a
 compiled train step.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -25,16 +27,26 @@ _TINY = 1e-30
 _SMALLEST_SHARE = 1e-2
 
 
-def smallest_certificate(delta_bar: float, alpha: float) -> float:
+def smallest_certificate(
+    delta_bar: float, alpha: float, step: float = 0.0
+) -> float:
     """Infimum of the t for which Q > 0: 0 unless δ̄ is negative.
+
+    Infinite if no matrix has δ_h <= δ̄, because 1 + 2hδ̄ is not above (r/m)².
 
     >>> smallest_certificate(-1.0, 0.5)
     1.0
     """
-    return max(0.0, -delta_bar * (1.0 - alpha) / alpha)
+    middle = (1.0 + alpha) / 2
+    least = alpha + 2 * step * middle**2 * delta_bar
+    if least <= 0.0:
+        return np.inf
+    return max(0.0, -delta_bar * (1.0 - alpha) / least)
 
 
-def usable_certificate(certificate, delta_bar: float, alpha: float):
+def usable_certificate(
+    certificate, delta_bar: float, alpha: float, step: float = 0.0
+):
     """Raises the smallest entries of t, which leaves it a certificate.
 
     At a nearest certified matrix with a row and a column of zeros t_i is zero;
@@ -43,12 +55,14 @@ def usable_certificate(certificate, delta_bar: float, alpha: float):
     >>> usable_certificate(tf.constant([1e-9, 1.0]), 0.0, 0.5).numpy()
     array([0.01, 1.  ], dtype=float32)
     """
-    floor = 1.01 * smallest_certificate(delta_bar, alpha)
+    floor = 1.01 * smallest_certificate(delta_bar, alpha, step)
     least = _SMALLEST_SHARE * tf.reduce_max(certificate)
     return tf.maximum(certificate, tf.maximum(least, floor))
 
 
-def clip_log_norm(matrix, certificate, delta_bar: float, alpha: float):
+def clip_log_norm(
+    matrix, certificate, delta_bar: float, alpha: float, step: float = 0.0
+):
     """Moves a matrix into the set certified by T, and looks for a better T.
 
     The clipping leaves room for its rounding errors and for those of storing
@@ -66,69 +80,122 @@ def clip_log_norm(matrix, certificate, delta_bar: float, alpha: float):
       certificate: t, float64, of shape (d,), above `smallest_certificate`.
       delta_bar: δ̄, the bound on the worst-case logarithmic norm.
       alpha: smallest slope, in (0, 1].
+      step: h >= 0; if positive, δ_h is bounded in the place of δ, see
+        `stable_node_tf.stability.log_norm.certified_log_norm`.
 
     Returns:
       B in the dtype of `matrix`, with δ_T(B) <= δ̄ for the given t; and the
       proposal for the next t, float64, of shape (d,).
     """
-    if alpha == 1.0:
+    if alpha == 1.0 and step == 0.0:
         return _clip_symmetric_part(matrix, delta_bar), certificate
-    ball, limit, q = _to_ball(matrix, certificate, delta_bar, alpha)
+    ball, limit = _to_ball(matrix, certificate, delta_bar, alpha, step)
     clipped = clip_singular_values(ball, limit)
-    moved, step = _from_ball(ball, clipped, certificate, q, alpha)
-    floor = 1.01 * smallest_certificate(delta_bar, alpha)
-    proposal = tf.maximum(certificate * tf.exp(step), floor)
+    moved, change = _from_ball(
+        ball, clipped, certificate, delta_bar, alpha, step
+    )
+    floor = 1.01 * smallest_certificate(delta_bar, alpha, step)
+    proposal = tf.maximum(certificate * tf.exp(change), floor)
     return tf.where(clipped.inside, matrix, moved), proposal
+
+
+class _Coordinates(NamedTuple):
+    """K^(1/2), C and Q as vectors, and their derivatives along log t."""
+
+    weight: tf.Tensor
+    centre: tf.Tensor
+    q: tf.Tensor
+    weight_rate: tf.Tensor  # d log k / d log t, k = K^(1/2)
+    centre_rate: tf.Tensor  # d c / d log t
+    q_rate: tf.Tensor  # d log q / d log t
+
+
+def _coordinates(certificate, delta_bar, alpha, step, size):
+    """The coordinates in which the certified set is a ball.
+
+    With m = (1+α)/2, r = (1-α)/2, p = 1 + hrt and e = r + hm²t, M(t) <= δ̄I is
+
+        BᵀKB + CKB + (CKB)ᵀ + CKC <= Q,
+
+        K = p e / (2t),    C = m t / e,    Q = δ̄ + α t / (2e).
+
+    δ̄ is lowered a little, for the rounding errors of M(t) at a matrix with
+    |W|_F <= √d and for those of these coordinates.
+    """
+    m, r = (1.0 + alpha) / 2, (1.0 - alpha) / 2
+    p = 1.0 + step * r * certificate
+    e = r + step * m**2 * certificate
+    weight = tf.sqrt(p * e / (2 * certificate))
+    centre = m * certificate / e
+    part = alpha * certificate / (2 * e)
+    root = np.sqrt(size)
+    largest = root * tf.sqrt(abs(delta_bar) + tf.reduce_max(part))
+    scale = largest / tf.reduce_min(weight) + root * tf.reduce_max(centre)
+    scale += root * r * tf.reduce_max(certificate)
+    target = delta_bar - _ROUNDING_ALLOWANCE * (
+        scale + abs(delta_bar) / (r or 1.0)
+    )
+    q = target + part
+    growth = step * m**2 * certificate / e
+    return _Coordinates(
+        weight,
+        centre,
+        q,
+        (step * r * certificate / p + growth - 1.0) / 2,
+        centre * (1.0 - growth),
+        part * (1.0 - growth) / q,
+    )
 
 
 # XLA runs the many small operations of these two in one go.
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _to_ball(matrix, certificate, delta_bar, alpha):
-    """W in the dtype of the matrix, the limit that leaves room, and q."""
+def _to_ball(matrix, certificate, delta_bar, alpha, step):
+    """W in the dtype of the matrix, and the limit that leaves room."""
     stored = matrix.dtype
+    size = matrix.shape[0]
     matrix = tf.cast(matrix, tf.float64)
-    m, r = (1.0 + alpha) / 2, (1.0 - alpha) / 2
-    # Of the result, which has |W|_F <= √d, whatever the matrix was.
-    root = np.sqrt(matrix.shape[0])
-    scale = root * (2 * m / r + 1) * tf.reduce_max(certificate)
-    target = delta_bar - _ROUNDING_ALLOWANCE * (scale + abs(delta_bar) / r)
-    q = 2 * target / r + alpha / r**2 * certificate
-    weight = tf.sqrt(certificate[:, None] * q[None, :])
-    ball = (matrix + tf.linalg.diag(m / r * certificate)) / weight
-    centre = m / r * tf.sqrt(certificate / q)
-    room = 2 * _unit(stored) * (root + tf.norm(centre))
-    return tf.cast(ball, stored), tf.cast(1.0 - room, stored), q
+    to = _coordinates(certificate, delta_bar, alpha, step, size)
+    weight = to.weight[:, None] / tf.sqrt(to.q)[None, :]
+    ball = (matrix + tf.linalg.diag(to.centre)) * weight
+    centre = to.weight * to.centre / tf.sqrt(to.q)
+    room = 2 * _unit(stored) * (np.sqrt(size) + tf.norm(centre))
+    return tf.cast(ball, stored), tf.cast(1.0 - room, stored)
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _from_ball(ball, clipped, certificate, q, alpha):
+def _from_ball(ball, clipped, certificate, delta_bar, alpha, step):
     """The clipped matrix in its own coordinates, and the step of log t."""
-    m, r = (1.0 + alpha) / 2, (1.0 - alpha) / 2
-    centre = m / r * certificate
+    stored = ball.dtype
+    to = _coordinates(certificate, delta_bar, alpha, step, ball.shape[0])
     moved = tf.cast(clipped.matrix, tf.float64)
-    moved *= tf.sqrt(certificate[:, None] * q[None, :])
-    moved = tf.cast(moved - tf.linalg.diag(centre), ball.dtype)
+    moved *= tf.sqrt(to.q)[None, :] / to.weight[:, None]
+    moved = tf.cast(moved - tf.linalg.diag(to.centre), stored)
 
-    # d log q = share · d log t; shift: the diagonal of (m/r) T within W.
-    share = tf.cast(alpha / r**2 * certificate / q, ball.dtype)
-    shift = tf.cast(centre / tf.sqrt(certificate * q), ball.dtype)
+    # dW = (rows + columns) ∘ W + diag(shift) along the direction of log t.
+    rows = tf.cast(to.weight_rate, stored)
+    columns = tf.cast(-to.q_rate / 2, stored)
+    shift = tf.cast(to.weight * to.centre_rate / tf.sqrt(to.q), stored)
 
     def change(direction):
-        rows, columns = direction[:, None], (share * direction)[None, :]
-        return tf.linalg.diag(shift * direction) - (rows + columns) / 2 * ball
+        scaled = (rows * direction)[:, None] + (columns * direction)[None, :]
+        return tf.linalg.diag(shift * direction) + scaled * ball
 
     with_excess = tf.matmul(ball, clipped.excess)
     products = with_excess * ball
-    descent = tf.reduce_sum(products, 1) + share * tf.reduce_sum(products, 0)
-    descent -= 2 * shift * tf.linalg.diag_part(with_excess)
+    ascent = rows * tf.reduce_sum(products, 1)
+    ascent += columns * tf.reduce_sum(products, 0)
+    ascent += shift * tf.linalg.diag_part(with_excess)
+    descent = -2 * ascent
     image = tf.matmul(ball, change(descent), transpose_a=True)
     image = tf.matmul(clipped.active, image + tf.transpose(image))
     curvature = tf.reduce_sum(image * tf.transpose(image))
     gain = tf.math.divide_no_nan(tf.reduce_sum(descent**2), curvature)
-    step = tf.cast(_CERTIFICATE_RATE * gain * descent, tf.float64)
-    return moved, step / (1.0 + tf.abs(step) / _LARGEST_CERTIFICATE_STEP)
+    change_of_log = tf.cast(_CERTIFICATE_RATE * gain * descent, tf.float64)
+    return moved, change_of_log / (
+        1.0 + tf.abs(change_of_log) / _LARGEST_CERTIFICATE_STEP
+    )
 
 
 def _clip_symmetric_part(matrix, delta_bar):
