@@ -7,14 +7,22 @@ average. `StableODELayer` therefore starts from a feasible matrix, export checks
 again, and the callback `StabilityMonitor` applies the constraints to averages.
 """
 
+from math import inf
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from stable_node_tf.stability.certificate_search import minimise_certificate
-from stable_node_tf.stability.checks import check_alpha, check_number
-from stable_node_tf.stability.clipping import clip_log_norm
+from stable_node_tf.stability.checks import (
+    check_alpha,
+    check_number,
+    check_step,
+)
+from stable_node_tf.stability.clipping import (
+    clip_log_norm,
+    smallest_certificate,
+)
 from stable_node_tf.stability.singular_value_clipping import (
     clip_singular_values,
 )
@@ -36,19 +44,34 @@ class LogNormConstraint(keras.constraints.Constraint):
       delta_bar: δ̄, any finite number; the flow on [0, T] then has Lipschitz
         constant at most exp(δ̄T).
       alpha: smallest slope of the activation, in (0, 1].
+      step: 0 for the flow; the step size h of explicit Euler to bound δ_h in
+        the place of δ (see `euler_log_norm`), after which exp(δ̄T) bounds the
+        discretised block as well, because (1 + 2hδ̄)^(N/2) <= exp(δ̄T).
 
     Raises:
       TypeError: if an argument is not a real number.
-      ValueError: if `delta_bar` is not finite or `alpha` not in (0, 1].
+      ValueError: if `delta_bar` is not finite, `alpha` not in (0, 1], `step`
+        negative, or no matrix satisfies the bound because h is too large.
 
     >>> constraint = LogNormConstraint(delta_bar=0.0, alpha=0.5)
     >>> bool(constraint(tf.eye(2))[0, 0] <= 0.0)
     True
     """
 
-    def __init__(self, delta_bar: float, alpha: float) -> None:
+    def __init__(
+        self, delta_bar: float, alpha: float, step: float = 0.0
+    ) -> None:
         self.delta_bar = check_number(delta_bar, "delta_bar")
         self.alpha = check_alpha(alpha)
+        self.step = check_step(step)
+        if smallest_certificate(self.delta_bar, self.alpha, self.step) == inf:
+            ratio = (1.0 - self.alpha) / (1.0 + self.alpha)
+            raise ValueError(
+                "`delta_bar` must satisfy 1 + 2 step delta_bar > "
+                f"((1 - alpha) / (1 + alpha))² = {ratio**2:.6g}: no step of "
+                "Euler contracts more. "
+                f"Received: delta_bar={delta_bar}, step={step}"
+            )
         self._certificate = None
         self._proposal = None
         self._total_perturbation = None
@@ -71,7 +94,9 @@ class LogNormConstraint(keras.constraints.Constraint):
             certificate = self._cold_certificate(matrix)
         else:
             certificate = tf.convert_to_tensor(self._proposal)
-        clipped = clip_log_norm(matrix, certificate, self.delta_bar, self.alpha)
+        clipped = clip_log_norm(
+            matrix, certificate, self.delta_bar, self.alpha, self.step
+        )
         if self._certificate is not None:
             self._certificate.assign(clipped.certificate)
             self._proposal.assign(clipped.proposal)
@@ -86,13 +111,22 @@ class LogNormConstraint(keras.constraints.Constraint):
         certificate = ones
         if self.alpha < 1.0:
             certificate = minimise_certificate(
-                (matrix / norm)[None], ones, self.alpha * ones, ones, 1e-5
+                (matrix / norm)[None],
+                ones,
+                self.alpha * ones,
+                ones,
+                1e-5,
+                self.step * norm,
             )
         return certificate[0] * norm
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
-        return {"delta_bar": self.delta_bar, "alpha": self.alpha}
+        return {
+            "delta_bar": self.delta_bar,
+            "alpha": self.alpha,
+            "step": self.step,
+        }
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")

@@ -9,7 +9,7 @@ from stable_node_tf.stability.checks import check_number
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
 class SkewSymmetric(keras.initializers.Initializer):
-    """Draws a skew-symmetric matrix of a given spectral norm.
+    """Draws a skew-symmetric matrix of a given spectral norm, damped or not.
 
     The flow of u' = Au with skew-symmetric A is a rotation: it mixes the
     coordinates without stretching distances. Starting from a large one lets a
@@ -19,22 +19,27 @@ class SkewSymmetric(keras.initializers.Initializer):
     Args:
       spectral_norm: |A|₂, not negative.
       seed: Python integer or `keras.random.SeedGenerator`; None draws one.
+      damping: c >= 0; cI is subtracted from the skew-symmetric matrix.
 
     Raises:
-      ValueError: if `spectral_norm` is negative or not finite.
+      ValueError: if `spectral_norm` or `damping` is negative or not finite.
 
     >>> A = SkewSymmetric(2.0, seed=0)((3, 3))
     >>> bool(keras.ops.all(A == -keras.ops.transpose(A)))
     True
     """
 
-    def __init__(self, spectral_norm: float = 1.0, seed: Any = None) -> None:
+    def __init__(
+        self, spectral_norm: float = 1.0, seed: Any = None, damping: float = 0.0
+    ) -> None:
         self.spectral_norm = check_number(spectral_norm, "spectral_norm")
-        if self.spectral_norm < 0.0:
-            raise ValueError(
-                "`spectral_norm` must not be negative. "
-                f"Received: spectral_norm={spectral_norm}"
-            )
+        self.damping = check_number(damping, "damping")
+        for name in ("spectral_norm", "damping"):
+            value = getattr(self, name)
+            if value < 0.0:
+                raise ValueError(
+                    f"`{name}` must not be negative. Received: {name}={value}"
+                )
         self._normal = keras.initializers.RandomNormal(stddev=1.0, seed=seed)
 
     def __call__(self, shape, dtype=None):
@@ -48,11 +53,13 @@ class SkewSymmetric(keras.initializers.Initializer):
         skew = drawn - keras.ops.transpose(drawn)
         norm = keras.ops.norm(skew, 2)
         scale = self.spectral_norm / keras.ops.maximum(norm, 1e-30)
-        return skew * keras.ops.cast(scale, skew.dtype)
+        skew *= keras.ops.cast(scale, skew.dtype)
+        return skew - self.damping * keras.ops.eye(shape[0], dtype=skew.dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
         return {
             "spectral_norm": self.spectral_norm,
             "seed": self._normal.get_config()["seed"],
+            "damping": self.damping,
         }

@@ -9,15 +9,12 @@ from tensorflow_probability.python.math import ode
 
 from stable_node_tf import activations, solvers
 from stable_node_tf.constraints import LogNormConstraint
-from stable_node_tf.stability.certificates import (
-    euler_lipschitz,
-    flow_lipschitz,
-    spectral_norm_bound,
-)
+from stable_node_tf.solver_bounds import LipschitzBound, solver_lipschitz
 from stable_node_tf.stability.checks import check_number
 from stable_node_tf.stability.clipping import clip_log_norm
 from stable_node_tf.stability.log_norm import (
     certified_log_norm,
+    euler_log_norm,
     worst_case_log_norm,
 )
 from stable_node_tf.stability.nearest import nearest_stable
@@ -58,6 +55,9 @@ class StableODELayer(keras.layers.Layer):
       activation: σ, a name of `stable_node_tf.activations`, an activation with
         slope bounds, or its config; its `alpha` is the smallest slope.
       delta_bar: δ̄, any finite number, or None to leave A free.
+      discrete: whether δ̄ bounds the steps of explicit Euler, δ_h of
+        `euler_log_norm`, in the place of δ <= δ_h. exp(δ̄T) is then a Lipschitz
+        constant of the flow and of what runs.
       terminal_time: T, positive.
       solver: a name of `stable_node_tf.solvers.get` ("euler", "rk4",
         "dormand_prince" ...), a `tfp.math.ode.Solver`, or its config.
@@ -85,6 +85,7 @@ class StableODELayer(keras.layers.Layer):
         solver="euler",
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
+        discrete: bool = False,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
@@ -102,6 +103,12 @@ class StableODELayer(keras.layers.Layer):
         self.solver = solvers.get(solver)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.discrete = bool(discrete)
+        if self.discrete and not isinstance(self.solver, solvers.Euler):
+            raise ValueError(
+                "`discrete` needs the solver to be explicit Euler. "
+                f"Received: solver={solver!r}"
+            )
         self.input_spec = keras.layers.InputSpec(ndim=2)
         self.supports_jit = not isinstance(self.solver, ode.BDF)
 
@@ -128,7 +135,9 @@ class StableODELayer(keras.layers.Layer):
                     "if `delta_bar` is given. "
                     f"Received: dtype={self.variable_dtype!r}"
                 )
-            constraint = LogNormConstraint(self.delta_bar, self.alpha)
+            constraint = LogNormConstraint(
+                self.delta_bar, self.alpha, self._constrained_step()
+            )
             start = _FeasibleStart(self.kernel_initializer, constraint)
             initializer = start.kernel
         self.kernel = self.add_weight(
@@ -246,9 +255,9 @@ class StableODELayer(keras.layers.Layer):
     def stability(self, **kwargs) -> StabilityReport:
         """Bounds δ from below and above and says what follows from it.
 
-        For explicit Euler the Lipschitz bound is one of the discretised block;
-        for the other solvers it is one of the exact flow, and says so. float32
-        rounding of the forward pass is in neither.
+        The Lipschitz bound is one of the discretised block where
+        `solver_lipschitz` has one, and one of the exact flow elsewhere; it says
+        which. float32 rounding of the forward pass is in neither.
 
         Args:
           **kwargs: of `worst_case_log_norm`, `exact=True` for example.
@@ -261,17 +270,37 @@ class StableODELayer(keras.layers.Layer):
         upper = bracket.upper
         if self.delta_bar is not None:
             upper = min(upper, self._certified_upper(kernel))
-        if isinstance(self.solver, solvers.Euler):
-            steps = self.solver.num_steps
-            holds_for = f"Euler with {steps} steps, 2-norm, real arithmetic"
-            bound = euler_lipschitz(
-                upper, spectral_norm_bound(kernel), self.terminal_time, steps
-            )
-        else:
-            holds_for = "exact flow (not its discretisation), 2-norm"
-            bound = flow_lipschitz(upper, self.terminal_time)
+        bound = self.lipschitz_bound(upper)
         return StabilityReport(
-            bracket.lower, upper, self.delta_bar, bound, holds_for
+            bracket.lower,
+            upper,
+            self.delta_bar,
+            bound.value,
+            f"{bound.holds_for}, 2-norm, real arithmetic",
+        )
+
+    def lipschitz_bound(self, delta: float | None = None) -> LipschitzBound:
+        """Bounds the Lipschitz constant of the layer in real arithmetic.
+
+        Args:
+          delta: an upper bound of δ(A), if one is known already.
+
+        Raises:
+          ValueError: if the layer has no weights yet, or A is not finite.
+        """
+        kernel, step = self._kernel_value(), self._constrained_step()
+        if delta is None and self.delta_bar is not None:
+            delta = self._certified_upper(kernel)
+        if delta is None:
+            delta = worst_case_log_norm(kernel, self.alpha, starts=1).upper
+        known = self._certified_upper(kernel, step) if step > 0.0 else np.inf
+        return solver_lipschitz(
+            self.solver,
+            kernel,
+            self.alpha,
+            self.terminal_time,
+            delta,
+            known if step > 0.0 and known <= self.delta_bar else None,
         )
 
     def assert_constraints(self) -> None:
@@ -286,15 +315,18 @@ class StableODELayer(keras.layers.Layer):
         """
         if self.delta_bar is None:
             return
-        kernel = self._kernel_value()
-        if self._certified_upper(kernel) <= self.delta_bar:
+        kernel, step = self._kernel_value(), self._constrained_step()
+        if self._certified_upper(kernel, step) <= self.delta_bar:
             return
-        bracket = worst_case_log_norm(kernel, self.alpha)
-        if bracket.upper > self.delta_bar:
+        if step > 0.0:
+            lower, upper = -np.inf, euler_log_norm(kernel, self.alpha, step)[0]
+        else:
+            lower, upper, *_ = worst_case_log_norm(kernel, self.alpha)
+        if upper > self.delta_bar:
             raise ValueError(
                 f"The kernel of layer {self.name!r} must satisfy "
                 f"δ <= delta_bar={self.delta_bar}. Received: a kernel with δ "
-                f"in [{bracket.lower}, {bracket.upper}]. Constraints act in "
+                f"in [{lower}, {upper}]. Constraints act in "
                 "optimiser steps only; after setting weights by hand, call "
                 "`layer.kernel.assign(layer.kernel.constraint(layer.kernel))`."
             )
@@ -310,9 +342,15 @@ class StableODELayer(keras.layers.Layer):
         self._check_built()
         return keras.ops.convert_to_numpy(self.kernel).astype(np.float64)
 
-    def _certified_upper(self, kernel):
+    def _constrained_step(self):
+        """The step size that δ̄ is a bound for; 0 stands for the flow."""
+        if self.delta_bar is None or not self.discrete:
+            return 0.0
+        return self.terminal_time / self.solver.num_steps
+
+    def _certified_upper(self, kernel, step=0.0):
         certificate = keras.ops.convert_to_numpy(self.certificate)
-        return certified_log_norm(kernel, self.alpha, certificate)
+        return certified_log_norm(kernel, self.alpha, certificate, step)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialised."""
@@ -321,6 +359,7 @@ class StableODELayer(keras.layers.Layer):
             **super().get_config(),
             "activation": serialize(self.activation),
             "delta_bar": self.delta_bar,
+            "discrete": self.discrete,
             "terminal_time": self.terminal_time,
             "solver": solvers.serialize(self.solver),
             "kernel_initializer": serialize(self.kernel_initializer),
@@ -339,17 +378,23 @@ class _FeasibleStart:
         self._constraint = constraint
 
     def kernel(self, shape, dtype=None):
-        delta_bar, alpha = self._constraint.delta_bar, self._constraint.alpha
+        constraint = self._constraint
+        delta_bar, alpha = constraint.delta_bar, constraint.alpha
+        step = constraint.step
         with tf.init_scope():
             drawn = keras.ops.convert_to_numpy(
                 self._initializer(shape, dtype="float32")
             )
             nearest = nearest_stable(drawn, delta_bar, alpha)
+            matrix, found = nearest.matrix, nearest.certificate
+            if step > 0.0:
+                _, found = euler_log_norm(matrix, alpha, step)
             clipped = clip_log_norm(
-                tf.constant(nearest.matrix, dtype),
-                tf.constant(nearest.certificate),
+                tf.constant(matrix, dtype),
+                tf.constant(found),
                 delta_bar,
                 alpha,
+                step,
             )
             self._certificate = clipped.certificate.numpy()
         return clipped.matrix

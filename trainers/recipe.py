@@ -84,8 +84,7 @@ class Recipe:
 
     def fingerprint(self) -> str:
         """Eight hexadecimal digits that name this recipe."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return fingerprint(self)
 
     def build(self, name: str) -> keras.Model:
         """Returns the untrained model, not compiled."""
@@ -101,6 +100,10 @@ class Recipe:
             name=name,
         )
 
+    def loss(self) -> keras.losses.Loss:
+        """Returns the loss to train with."""
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
     def _activation(self) -> Any:
         return _ACTIVATIONS[self.activation](self.alpha)
 
@@ -114,6 +117,12 @@ class Recipe:
         if self.rotation == 0.0:
             return None
         return SkewSymmetric(self.rotation, seed=self.seed)
+
+
+def fingerprint(recipe: Any) -> str:
+    """Eight hexadecimal digits that name the fields of a dataclass."""
+    text = json.dumps(dataclasses.asdict(recipe), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _require(condition: bool, name: str, value: Any, what: str) -> None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from stable_node_tf.callbacks import StabilityMonitor
 from trainers import report
 from trainers.datasets import Split
+from trainers.certified_recipe import CertifiedRecipe
 from trainers.recipe import Recipe
 
 
@@ -31,7 +32,7 @@ class Trained(NamedTuple):
 
 
 def train(
-    recipe: Recipe,
+    recipe: Recipe | CertifiedRecipe,
     split: Split,
     directory: str | Path,
     name: str,
@@ -70,7 +71,7 @@ def train(
     optimizer.build(model.trainable_variables)
     model.compile(
         optimizer,
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        recipe.loss(),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=recipe.jit_compile,
     )
@@ -100,7 +101,9 @@ def train(
     )
 
 
-def _batches(split: Split, recipe: Recipe, first_epoch: int) -> tf.data.Dataset:
+def _batches(
+    split: Split, recipe: Recipe | CertifiedRecipe, first_epoch: int
+) -> tf.data.Dataset:
     images, labels = tf.constant(split.images), tf.constant(split.labels)
     indices = tf.range(len(split.labels))
 
@@ -123,7 +126,7 @@ def _pixels(split: Split) -> tuple[np.ndarray, np.ndarray]:
     return split.images.astype(np.float32) / 255.0, split.labels
 
 
-def _write_recipe(recipe: Recipe, folder: Path) -> None:
+def _write_recipe(recipe: Recipe | CertifiedRecipe, folder: Path) -> None:
     report.write_json(dataclasses.asdict(recipe), folder / "recipe.json")
 
 

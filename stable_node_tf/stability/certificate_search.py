@@ -1,4 +1,4 @@
-"""The best certificate: minimises the upper bound of δ over T = diag(t)."""
+"""The best certificate: minimises an upper bound of δ over T = diag(t)."""
 
 import numpy as np
 import tensorflow as tf
@@ -14,22 +14,26 @@ _NEARLY_CENTRED = np.float64(0.9)
 _FIRST_GAP = 0.05
 
 
-def certificate_matrix(matrix, certificate, lower_slope, upper_slope):
+def certificate_matrix(matrix, certificate, lower_slope, upper_slope, step=0.0):
     """The symmetric matrix whose largest eigenvalue bounds δ from above.
 
     With m = (upper + lower) / 2 and r = (upper - lower) / 2, entry by entry,
+    and G = I + h diag(m) A,
 
-        M(t) = sym(diag(m) A) + ½ (diag(r t) + Aᵀ diag(r / t) A),
+        M(t) = sym(diag(m) A) + (h/2) Aᵀ diag(m² + r²) A
+               + ½ (Gᵀ diag(r t) G + Aᵀ diag(r / t) A),
 
-    and xᵀ D A x <= xᵀ M(t) x for all x and all diagonal D with
-    lower <= D_ii <= upper, because D A x = m·Ax + w with |w_i| <= r_i |Ax|_i
-    and x_i w_i <= r_i (t_i x_i² + (Ax)_i² / t_i) / 2.
+    and (|x + hDAx|² - |x|²) / (2h) <= xᵀ M(t) x for all x and all diagonal D
+    with lower <= D_ii <= upper; at h = 0 the left side is its limit, xᵀDAx.
+    For DAx = m·Ax + w with |w_i| <= r_i |Ax|_i, and the mixed term
+    (Gx)_i w_i is at most r_i (t_i (Gx)_i² + (Ax)_i² / t_i) / 2.
 
     Args:
       matrix: A, of shape (..., d, d).
       certificate: t > 0, of shape (..., d), same dtype.
       lower_slope: of shape (..., d) or scalar, same dtype.
       upper_slope: likewise.
+      step: h >= 0, scalar, same dtype.
 
     Returns:
       M(t), symmetric, of shape (..., d, d).
@@ -41,27 +45,32 @@ def certificate_matrix(matrix, certificate, lower_slope, upper_slope):
     """
     middle = (upper_slope + lower_slope) / 2 * tf.ones_like(certificate)
     radius = (upper_slope - lower_slope) / 2 * tf.ones_like(certificate)
-    scaled = middle[..., None] * matrix
+    # GᵀTG = T + h (TB + (TB)ᵀ) + h² BᵀTB with B = diag(m) A.
+    scaled = (middle * (1.0 + step * radius * certificate))[..., None] * matrix
     scaled += tf.linalg.matrix_transpose(scaled)
-    weighted = (radius / certificate)[..., None] * matrix
+    weight = radius / certificate + step * radius**2
+    weight += step * middle**2 * (1.0 + step * radius * certificate)
+    weighted = weight[..., None] * matrix
     scaled += tf.matmul(matrix, weighted, transpose_a=True)
     return (scaled + tf.linalg.diag(radius * certificate)) / 2
 
 
 @tf.function(
-    input_signature=[_MATRICES, _VECTORS, _VECTORS, _VECTORS, _SCALAR],
+    input_signature=[_MATRICES, *[_VECTORS] * 3, _SCALAR, _SCALAR],
     autograph=False,
 )
-def minimise_certificate(matrix, start, lower_slope, upper_slope, tolerance):
+def minimise_certificate(
+    matrix, start, lower_slope, upper_slope, tolerance, step=0.0
+):
     """Minimises λmax(M(t)) over t > 0, for a batch of matrices at once.
 
     Newton's method on the logarithmic barrier of the equivalent linear matrix
     inequality in (s, t),
 
-        [ sI - sym(diag(m) A) - diag(r t) / 2    (diag(√(r/2)) A)ᵀ ]
-        [ diag(√(r/2)) A                         diag(t)           ]  ⪰ 0,
+        [ sI - C - Gᵀ diag(r t) G / 2    (diag(√(r/2)) A)ᵀ ]
+        [ diag(√(r/2)) A                 diag(t)           ]  ⪰ 0,
 
-    whose Schur complement is sI - M(t). The barrier is self-concordant, so
+    C being the part of M(t) without t and G as in `certificate_matrix`, whose Schur complement is sI - M(t). The barrier is self-concordant, so
     steps damped by 1 / (1 + decrement) stay feasible without a line search;
     its Hessian is made of entry-wise squares of d×d matrices, so that a step
     costs a few matrix products and one solve. At a centred point the distance
@@ -74,6 +83,7 @@ def minimise_certificate(matrix, start, lower_slope, upper_slope, tolerance):
       upper_slope: of shape (n, d); entries where both slopes are equal need
         no certificate and keep their t.
       tolerance: absolute, on the minimum.
+      step: h >= 0.
 
     Returns:
       t of shape (n, d).
@@ -81,27 +91,33 @@ def minimise_certificate(matrix, start, lower_slope, upper_slope, tolerance):
     size = tf.shape(matrix)[-1]
     dtype = matrix.dtype
     weight = (upper_slope - lower_slope) / 4
+    stretch = step * (upper_slope + lower_slope)[:, :, None] / 2
     free = tf.cast(weight > 0, dtype)
     eye = tf.eye(size, batch_shape=tf.shape(matrix)[:1], dtype=dtype)
     degree = 2.0 * tf.cast(size, dtype)
 
     def bound_matrix(t):
-        return certificate_matrix(matrix, t, lower_slope, upper_slope)
+        return certificate_matrix(matrix, t, lower_slope, upper_slope, step)
 
     def newton(bound, t, mu):
         """One damped step; returns (bound, t, Newton decrement)."""
         slack = bound[:, None, None] * eye - bound_matrix(t)
         S = tf.linalg.inv(slack)
-        SA = tf.matmul(S, matrix, transpose_b=True)
-        ASA = tf.matmul(matrix, SA)
+        AS = tf.matmul(matrix, S)
+        ASA = tf.matmul(AS, matrix, transpose_b=True)
+        GS = S + stretch * AS
+        GSA = tf.linalg.matrix_transpose(AS) + stretch * ASA
+        GSG = GS + GSA * tf.linalg.matrix_transpose(stretch)
         diag_ASA = tf.linalg.diag_part(ASA)
-        slope = weight * (tf.linalg.diag_part(S) - diag_ASA / t**2)
-        cross = weight * tf.reduce_sum(S**2 - SA**2 / t[:, None, :] ** 2, -2)
+        slope = weight * (tf.linalg.diag_part(GSG) - diag_ASA / t**2)
+        cross = weight * (
+            tf.reduce_sum(GS**2, -1) - tf.reduce_sum(AS**2, -1) / t**2
+        )
         gradient = tf.concat(
             [(1.0 / mu - tf.linalg.trace(S))[:, None], slope - free / t], -1
         )
-        mixed = SA**2 / t[:, None, :] ** 2
-        curvature = S**2 - mixed - tf.linalg.matrix_transpose(mixed)
+        mixed = GSA**2 / t[:, None, :] ** 2
+        curvature = GSG**2 - mixed - tf.linalg.matrix_transpose(mixed)
         curvature += (ASA / (t[:, :, None] * t[:, None, :])) ** 2
         curvature *= weight[:, :, None] * weight[:, None, :]
         curvature += tf.linalg.diag(

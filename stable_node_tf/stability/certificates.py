@@ -6,6 +6,7 @@ evaluation of the bounds is.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -88,6 +89,7 @@ def euler_lipschitz(
     With h = T/N, |u⁺ - v⁺|² <= (1 + 2hδ + h²|A|₂²) |u - v|² in every step,
     because u⁺ - v⁺ = (I + hDA)(u - v) for some D with slopes in [α, 1], so the
     constant is (1 + 2hδ + h²|A|₂²)^(N/2). It holds for the discretised block.
+    `euler_step_lipschitz` with `euler_log_norm` gives a sharper one.
 
     Args:
       delta: an upper bound of the worst-case logarithmic norm of A.
@@ -101,24 +103,161 @@ def euler_lipschitz(
     >>> round(euler_lipschitz(1.0, 1.0, 1.0, 1), 9)
     2.0
     """
-    if num_steps < 1:
-        raise ValueError(
-            "`num_steps` must be a positive integer. "
-            f"Received: num_steps={num_steps}"
-        )
-    step = _positive(terminal_time) / num_steps
+    step = _step_size(terminal_time, num_steps)
     delta = check_number(delta, "delta")
     spectral_norm = check_number(spectral_norm, "spectral_norm")
-    growth = step * (2 * delta) + (step * spectral_norm) ** 2
-    magnitude = 1.0 + abs(step * 2 * delta) + (step * spectral_norm) ** 2
-    square = max(0.0, 1.0 + growth) + relative_rounding(8) * magnitude
-    try:
-        bound = square ** (num_steps / 2) * (
-            1.0 + relative_rounding(8 * num_steps)
+    return repeated_lipschitz(
+        _root_of_square(step * (2 * delta), (step * spectral_norm) ** 2),
+        num_steps,
+    )
+
+
+def euler_step_lipschitz(log_norm: float, step: float) -> float:
+    """√(1 + 2hδ_h): Lipschitz constant of one step of explicit Euler.
+
+    Args:
+      log_norm: an upper bound of δ_h(A), from `euler_log_norm` for example.
+      step: h > 0.
+
+    >>> 1.0 <= euler_step_lipschitz(0.0, 0.05) < 1.000000001
+    True
+    """
+    log_norm = check_number(log_norm, "log_norm")
+    return _root_of_square(check_number(step, "step") * (2 * log_norm))
+
+
+def ssprk3_step_lipschitz(euler_step: float) -> float:
+    """Lipschitz constant of one step of Shu and Osher's third-order scheme.
+
+    SSPRK(3,3) is made of convex combinations of Euler steps E of its own step
+    size, so with γ the Lipschitz constant of E one step has
+
+        1/3 + 2/3 γ (3/4 + 1/4 γ²) = 1/3 + γ/2 + γ³/6,
+
+    in particular 1 if γ = 1 (Gottlieb, Shu, Tadmor, SIAM Review 43, 2001).
+
+    Args:
+      euler_step: γ, from `euler_step_lipschitz`.
+
+    >>> 1.0 <= ssprk3_step_lipschitz(1.0) < 1.000000001
+    True
+    """
+    gamma = check_number(euler_step, "euler_step")
+    return _padded(1 / 3 + gamma / 2 + gamma * gamma * gamma / 6, 8)
+
+
+def runge_kutta_step_lipschitz(
+    euler_step: float,
+    spectral_norm: float,
+    step: float,
+    coefficients: Sequence[Sequence[float]],
+    weights: Sequence[float],
+) -> float:
+    """Lipschitz constant of one step of an explicit Runge-Kutta scheme.
+
+    A difference e of two states has stage slopes k_i = D_i A (e + h Σ a_ij k_j)
+    and ends at e + h Σ b_i k_i. For weights b >= 0 that sum to 1,
+    D = Σ b_i D_i has its entries in [α, 1] again, so that
+
+        |e + h Σ b_i k_i| <= |(I + hDA) e| + h Σ_i b_i |A| h Σ_j |a_ij| |k_j|,
+
+    an Euler step plus terms of second order in h|A|; and |k_i| <= |A| κ_i |e|
+    with κ_i = 1 + h|A| Σ_j |a_ij| κ_j. For the classical scheme of order 4 the
+    terms are z²/2 + z³/6 + z⁴/24, z = h|A|.
+
+    Args:
+      euler_step: Lipschitz constant of an Euler step of size h.
+      spectral_norm: an upper bound of |A|₂.
+      step: h > 0.
+      coefficients: the strictly lower triangle of a, row i of length i.
+      weights: b, not negative, of sum 1.
+
+    Raises:
+      ValueError: if a weight is negative, or they do not sum to 1.
+
+    >>> bound = runge_kutta_step_lipschitz(1.0, 2.0, 0.1, ((), (0.5,)), (0, 1))
+    >>> round(bound, 9)
+    1.02
+    """
+    weights = [check_number(weight, "weights") for weight in weights]
+    if min(weights) < 0.0 or abs(sum(weights) - 1.0) > 1e-12:
+        raise ValueError(
+            "`weights` must not be negative, and must sum to 1. "
+            f"Received: weights={weights}"
         )
+    z = check_number(step, "step") * check_number(
+        spectral_norm, "spectral_norm"
+    )
+    growths: list[float] = []
+    for row in coefficients:
+        inner = sum(abs(a) * k for a, k in zip(row, growths, strict=True))
+        growths.append(1.0 + z * inner)
+    excess = z * sum(
+        b * (k - 1.0) for b, k in zip(weights, growths, strict=True)
+    )
+    return _padded(
+        check_number(euler_step, "euler_step") + excess,
+        8 * (len(weights) + 1) ** 2,
+    )
+
+
+def implicit_midpoint_step_lipschitz(
+    delta: float, spectral_norm: float, step: float
+) -> float:
+    """Lipschitz constant of one step of the implicit midpoint rule.
+
+    A difference e becomes e⁺ = e + hDAw with w = (e + e⁺)/2, so with
+    μ = wᵀDAw / |w|² <= δ and s = |hDAw|² / (4|w|²), where
+    (hμ)²/4 <= s <= (h|A|)²/4,
+
+        |e⁺|² / |e|² = (1 + hμ + s) / (1 - hμ + s).
+
+    That is at most 1 if δ <= 0 (B-stability), and smaller by how much |A|
+    allows; at most ((1 + hδ/2) / (1 - hδ/2))² if 0 < hδ/2 < 1; and nothing is
+    promised beyond. The equation of the step is taken to be solved exactly.
+
+    Args:
+      delta: an upper bound of the worst-case logarithmic norm of A.
+      spectral_norm: an upper bound of |A|₂.
+      step: h > 0.
+
+    >>> 1.0 <= implicit_midpoint_step_lipschitz(0.0, 3.0, 0.1) < 1.000000001
+    True
+    """
+    step = check_number(step, "step")
+    spectral_norm = check_number(spectral_norm, "spectral_norm")
+    growth = np.nextafter(step * check_number(delta, "delta"), np.inf)
+    if growth >= 2.0:
+        return math.inf
+    if growth > 0.0:
+        return _padded((1 + growth / 2) / (1 - growth / 2), 8)
+    square = (step * spectral_norm) ** 2 / 4 * (1 + relative_rounding(8))
+    rounding = relative_rounding(8) * (1 - growth + square)
+    numerator = max(0.0, 1 + growth + square) + rounding
+    return _padded(math.sqrt(numerator / (1 - growth + square)), 8)
+
+
+def repeated_lipschitz(step_bound: float, num_steps: int) -> float:
+    """Lipschitz constant of N equal steps: that of one to the power N.
+
+    Args:
+      step_bound: Lipschitz constant of one step.
+      num_steps: N >= 1.
+
+    Returns:
+      A float, infinite where the constant exceeds the largest one.
+
+    Raises:
+      ValueError: if `num_steps` is not a positive integer.
+
+    >>> 8.0 <= repeated_lipschitz(2.0, 3) < 8.000001
+    True
+    """
+    _check_num_steps(num_steps)
+    try:
+        return _padded(step_bound**num_steps, 8 * num_steps)
     except OverflowError:
         return math.inf
-    return float(np.nextafter(bound, np.inf))
 
 
 def network_lipschitz(*factors: float) -> float:
@@ -131,6 +270,32 @@ def network_lipschitz(*factors: float) -> float:
         return 0.0
     bound = math.prod(factors) * (1 + relative_rounding(2 * len(factors) + 1))
     return float(np.nextafter(bound, np.inf))
+
+
+def _root_of_square(*growth: float) -> float:
+    """√(1 + Σ growth), rounded upwards, and 0 where the sum is negative."""
+    magnitude = 1.0 + sum(map(abs, growth))
+    square = max(0.0, 1.0 + sum(growth)) + relative_rounding(8) * magnitude
+    return _padded(math.sqrt(square), 4)
+
+
+def _padded(bound: float, operations: int) -> float:
+    return float(
+        np.nextafter(bound * (1 + relative_rounding(operations)), np.inf)
+    )
+
+
+def _step_size(terminal_time: float, num_steps: int) -> float:
+    _check_num_steps(num_steps)
+    return _positive(terminal_time) / num_steps
+
+
+def _check_num_steps(num_steps: int) -> None:
+    if num_steps < 1:
+        raise ValueError(
+            "`num_steps` must be a positive integer. "
+            f"Received: num_steps={num_steps}"
+        )
 
 
 def _positive(terminal_time: float) -> float:

@@ -80,6 +80,22 @@ def check_alpha(alpha: float) -> float:
     return alpha
 
 
+def check_step(step: float) -> float:
+    """Returns the step size h as a float that is not negative.
+
+    Raises:
+      TypeError: if it is not a real number.
+      ValueError: if it is not finite, or negative.
+
+    >>> check_step(0)
+    0.0
+    """
+    step = check_number(step, "step")
+    if step < 0.0:
+        raise ValueError(f"`step` must not be negative. Received: step={step}")
+    return step
+
+
 def check_certificate(certificate: ArrayLike, size: int) -> np.ndarray:
     """Returns `certificate` as a positive float64 array of shape (size,).
 

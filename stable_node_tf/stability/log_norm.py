@@ -16,6 +16,7 @@ from stable_node_tf.stability.checks import (
     check_certificate,
     check_matrix,
     check_number,
+    check_step,
 )
 from stable_node_tf.stability.rounding import (
     largest_eigenvalue_above,
@@ -104,13 +105,21 @@ def attained_log_norm(
 
 
 def certified_log_norm(
-    matrix: ArrayLike, alpha: float, certificate: ArrayLike
+    matrix: ArrayLike,
+    alpha: float,
+    certificate: ArrayLike,
+    step: float = 0.0,
 ) -> float:
-    """The bound on δ(A) that a certificate t > 0 proves.
+    """The bound on δ(A), or on δ_h(A), that a certificate t > 0 proves.
 
     λmax(m·sym(A) + (r/2)(T + Aᵀ T⁻¹ A)) with m = (1+alpha)/2, r = (1-alpha)/2,
     plus a bound on the rounding errors of its own evaluation: a true upper
-    bound of δ(A) in exact arithmetic. The eigenvalue is verified by a Cholesky
+    bound of δ(A) in exact arithmetic. With a step h > 0 it is one of
+
+        δ_h(A) = max (|I + hDA|₂² - 1) / (2h),   alpha <= D_ii <= 1,
+
+    which is what a step of explicit Euler does to distances: they grow by at
+    most √(1 + 2hδ_h). δ <= δ_h, and δ_h -> δ as h -> 0. The eigenvalue is verified by a Cholesky
     factorisation (Rump, Verification of positive definiteness, BIT 2006). It is
     infinite where the certificate is so small that its terms overflow.
 
@@ -118,9 +127,10 @@ def certified_log_norm(
       matrix: A, of shape (d, d).
       alpha: smallest slope, in (0, 1].
       certificate: t, of shape (d,).
+      step: h >= 0; 0 for the flow.
 
     Raises:
-      ValueError: if an entry of t is not positive and finite.
+      ValueError: if an entry of t is not positive and finite, or h negative.
 
     >>> round(certified_log_norm([[0.0, 2.0], [0.0, 0.0]], 1.0, [1, 1]), 9)
     1.0
@@ -128,20 +138,17 @@ def certified_log_norm(
     alpha = check_alpha(alpha)
     A, exponent = _normalised(check_matrix(matrix))
     t = np.ldexp(check_certificate(certificate, len(A)), -exponent)
-    bound = np.asarray(
+    h = np.ldexp(check_step(step), exponent)
+    bound, magnitude = (
         certificate_matrix(
-            tf.constant(A), tf.constant(t), np.float64(alpha), 1.0
-        )
-    )
-    magnitude = np.asarray(
-        certificate_matrix(
-            tf.constant(np.abs(A)), tf.constant(t), np.float64(alpha), 1.0
-        )
+            tf.constant(signed), tf.constant(t), np.float64(alpha), 1.0, h
+        ).numpy()
+        for signed in (A, np.abs(A))
     )
     if not np.all(np.isfinite(magnitude)):
         return np.inf
     scaled = largest_eigenvalue_above(
-        bound, norm_of_rounding(magnitude, len(A) + 8)
+        bound, norm_of_rounding(magnitude, len(A) + 24)
     )
     return float(np.nextafter(np.ldexp(scaled, exponent), np.inf))
 
@@ -197,8 +204,7 @@ def worst_case_log_norm(
     alpha = check_alpha(alpha)
     tolerance = check_number(tolerance, "tolerance")
     size = len(matrix)
-    norm = np.linalg.norm(matrix / (np.abs(matrix).max() or 1.0), 2)
-    norm *= np.abs(matrix).max()
+    norm = _norm(matrix)
     if norm == 0.0:
         witness = Witness(np.ones(size), np.eye(size)[0])
         return WorstCaseLogNorm(0.0, 0.0, witness, np.full(size, 1e-300))
@@ -242,3 +248,58 @@ def worst_case_log_norm(
     witness = Witness(diagonal, vector)
     lower = attained_log_norm(matrix, alpha, witness)
     return WorstCaseLogNorm(lower, upper, witness, certificate)
+
+
+def euler_log_norm(
+    matrix: ArrayLike, alpha: float, step: float, tolerance: float = 1e-7
+) -> tuple[float, np.ndarray]:
+    """Bounds δ_h(A), the logarithmic norm of a step of explicit Euler.
+
+    The step maps differences by I + hDA, alpha <= D_ii <= 1, and
+
+        δ_h(A) = max_D (|I + hDA|₂² - 1) / (2h),
+
+    so that one step has the Lipschitz constant √(1 + 2hδ_h). The bound is the
+    optimum of a semidefinite program, that of Fazlyab et al. (LipSDP, arXiv
+    1906.04893) for this step, in a form in which δ appears for h = 0.
+
+    Args:
+      matrix: A, of shape (d, d).
+      alpha: smallest slope, in (0, 1].
+      step: h >= 0.
+      tolerance: of the minimisation, relative to |A|₂.
+
+    Returns:
+      The proven bound and its certificate, see `certified_log_norm`.
+
+    Raises:
+      ValueError: if the matrix is not square and finite, alpha is not in
+        (0, 1] or h is negative.
+
+    >>> bound, _ = euler_log_norm([[-2.0]], alpha=0.5, step=1.0)
+    >>> 0.0 <= bound < 1e-6
+    True
+    """
+    matrix = check_matrix(matrix)
+    alpha = check_alpha(alpha)
+    step = check_step(step)
+    norm = _norm(matrix)
+    ones = np.ones((1, len(matrix)))
+    certificate = ones
+    if alpha < 1.0 and norm > 0.0:
+        certificate = minimise_certificate(
+            matrix[None] / norm,
+            ones,
+            alpha * ones,
+            ones,
+            check_number(tolerance, "tolerance"),
+            step * norm,
+        ).numpy()
+    certificate = certificate[0] * (norm or 1e-300)
+    return certified_log_norm(matrix, alpha, certificate, step), certificate
+
+
+def _norm(matrix: np.ndarray) -> float:
+    """|A|₂, without overflow in between."""
+    largest = np.abs(matrix).max()
+    return float(np.linalg.norm(matrix / (largest or 1.0), 2) * largest)

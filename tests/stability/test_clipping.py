@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from stable_node_tf import certified_log_norm, nearest_stable
@@ -23,20 +23,25 @@ CLIPS = {
     st.integers(0, 10**6),
     st.sampled_from([0.1, 0.5, 1.0]),
     st.sampled_from([-1.0, 0.0, 0.2, 2.0]),
+    st.sampled_from([0.0, 0.05, 1.0]),
     st.sampled_from(["float32", "float64"]),
 )
-def test_ends_certified_and_stays(clip, size, seed, alpha, delta_bar, dtype):
+def test_ends_certified_and_stays(
+    clip, size, seed, alpha, delta_bar, step, dtype
+):
+    least = smallest_certificate(delta_bar, alpha, step)
+    assume(least < np.inf)
     clip = CLIPS[clip]
     generator = np.random.default_rng(seed)
     matrix = generator.standard_normal((size, size)).astype(dtype)
     certificate = np.exp(generator.normal(size=size))
-    certificate += 1.01 * smallest_certificate(delta_bar, alpha)
-    clipped = clip(
-        tf.constant(matrix), tf.constant(certificate), delta_bar, alpha
-    )
+    options = (delta_bar, alpha, step)
+    clipped = clip(tf.constant(matrix), tf.constant(certificate), *options)
     assert clipped.matrix.dtype == dtype
     certificate = clipped.certificate.numpy()
-    reached = certified_log_norm(clipped.matrix.numpy(), alpha, certificate)
+    reached = certified_log_norm(
+        clipped.matrix.numpy(), alpha, certificate, step
+    )
     assert reached <= delta_bar
     np.testing.assert_allclose(
         clipped.distance,
@@ -44,12 +49,11 @@ def test_ends_certified_and_stays(clip, size, seed, alpha, delta_bar, dtype):
         rtol=1e-5,
         atol=1e-6,
     )
-    again = clip(clipped.matrix, clipped.certificate, delta_bar, alpha)
+    again = clip(clipped.matrix, clipped.certificate, *options)
     np.testing.assert_allclose(
         again.matrix, clipped.matrix, atol=1e-4 * np.sum(certificate)
     )
-    smallest = smallest_certificate(delta_bar, alpha)
-    assert np.all(clipped.proposal.numpy() > smallest)
+    assert np.all(clipped.proposal.numpy() > least)
 
 
 @pytest.mark.parametrize("clip", ["plain", "xla"])
@@ -82,17 +86,25 @@ def test_carried_certificate_stays_near_optimal():
 
 @pytest.mark.parametrize("clip", ["plain", "xla"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("alpha", [1e-3, 0.1, 0.9])
+@pytest.mark.parametrize(
+    "alpha, step", [(1e-3, 0.0), (0.1, 0.0), (0.9, 0.0), (1e-3, 2e-4), (0.1, 2)]
+)
 @pytest.mark.parametrize("delta_bar", [-1.0, 0.0, 0.3])
-def test_certified_after_any_jump(clip, dtype, alpha, delta_bar):
+def test_certified_after_any_jump(clip, dtype, alpha, delta_bar, step):
+    if smallest_certificate(delta_bar, alpha, step) == np.inf:
+        pytest.skip("no matrix is that stable")
     generator = np.random.default_rng(5)
     certificate = np.full(4, 100.0 + 2 * smallest_certificate(-1.0, alpha))
     for scale in (0.0, 1e-6, 1e3, 1e6, 1e9, 1e14):
         matrix = (scale * generator.standard_normal((4, 4))).astype(dtype)
         clipped = CLIPS[clip](
-            tf.constant(matrix), tf.constant(certificate), delta_bar, alpha
+            tf.constant(matrix),
+            tf.constant(certificate),
+            delta_bar,
+            alpha,
+            step,
         )
         reached = certified_log_norm(
-            clipped.matrix.numpy(), alpha, clipped.certificate.numpy()
+            clipped.matrix.numpy(), alpha, clipped.certificate.numpy(), step
         )
         assert reached <= delta_bar, scale

@@ -1,0 +1,188 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stable_node_tf import (
+    Euler,
+    RungeKutta4,
+    SmoothLeakyReLU,
+    StableODELayer,
+    ode_classifier,
+)
+from stable_node_tf.certification import (
+    certified_accuracy,
+    certified_radii,
+    certifier,
+)
+
+
+def classifier(width=12, dtype="float32", blocks=1, seed=0, **options):
+    keras.utils.set_random_seed(seed)
+    normal = keras.initializers.RandomNormal(stddev=0.5, seed=seed)
+    image = keras.Input((4, 4, 1), name="image", dtype=dtype)
+    x = keras.layers.Flatten(dtype=dtype)(image)
+    x = keras.layers.Dense(width, bias_initializer=normal, dtype=dtype)(x)
+    for _ in range(blocks):
+        x = StableODELayer(
+            kernel_initializer=normal,
+            bias_initializer=normal,
+            dtype=dtype,
+            **options,
+        )(x)
+    logits = keras.layers.Dense(3, bias_initializer=normal, dtype=dtype)(x)
+    return keras.Model(image, logits)
+
+
+def images(count, seed=0):
+    return np.random.default_rng(seed).uniform(size=(count, 4, 4, 1))
+
+
+OPTIONS = [
+    {"solver": Euler(4)},
+    {"solver": Euler(4), "delta_bar": 0.3},
+    {"solver": Euler(2), "delta_bar": 0.0, "discrete": True, "blocks": 2},
+    {"solver": RungeKutta4(2)},
+    {"solver": Euler(3), "activation": SmoothLeakyReLU(1.0)},
+]
+EULER = [options for options in OPTIONS if isinstance(options["solver"], Euler)]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_no_pair_of_inputs_violates_the_bound(options):
+    model = classifier(dtype="float64", **options)
+    bound = certifier(model).pair_lipschitz
+    generator = np.random.default_rng(1)
+    tightest = 0.0
+    for scale in (1e-3, 0.1, 10.0):
+        x = images(300)
+        y = x + scale * generator.standard_normal(x.shape)
+        change = (model(x) - model(y)).numpy()
+        change = np.abs(change[:, :, None] - change[:, None, :])
+        distance = np.linalg.norm((x - y).reshape(300, -1), axis=1)
+        ratio = change / distance[:, None, None]
+        assert np.all(ratio <= bound * (1 + 1e-9) + 1e-9)
+        off = ~np.eye(3, dtype=bool)
+        tightest = max(tightest, (ratio[:, off] / bound[off]).max())
+    assert tightest > 0.05
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_no_attack_reaches_into_the_certified_radius(options):
+    """Gradient ascent on every margin, to the edge of the radius."""
+    model = classifier(dtype="float64", **options)
+    x = images(60)
+    labels, radii = certified_radii(model, x)
+    assert np.all(radii >= 0.0) and radii.max() > 0.0
+
+    @tf.function(autograph=False)
+    def margin_gradient(x, other):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            logits = model(x)
+            margin = logits[:, other] - tf.gather(logits, labels, batch_dims=1)
+        return tape.gradient(margin, x)
+
+    for other in tf.range(3):
+        attacked = tf.constant(x)
+        for _ in range(20):
+            gradient = margin_gradient(attacked, other).numpy()
+            norm = np.linalg.norm(gradient.reshape(len(x), -1), axis=1)
+            move = gradient / (norm + 1e-12)[:, None, None, None]
+            offset = attacked.numpy() + 0.1 * radii[:, None, None, None] * move
+            offset -= x
+            length = np.linalg.norm(offset.reshape(len(x), -1), axis=1)
+            shrink = np.minimum(1.0, radii / np.maximum(length, 1e-300))
+            attacked = tf.constant(x + offset * shrink[:, None, None, None])
+        found = model(attacked).numpy().argmax(1)
+        np.testing.assert_array_equal(found[radii > 0], labels[radii > 0])
+
+
+def test_radius_of_a_linear_classifier_is_exact():
+    """Distance to the nearest decision boundary, known in closed form."""
+    image = keras.Input((5,), dtype="float64")
+    model = keras.Model(image, keras.layers.Dense(4, dtype="float64")(image))
+    x = np.random.default_rng(0).standard_normal((50, 5))
+    W = model.layers[-1].kernel.numpy()
+    logits = x @ W
+    labels, radii = certified_radii(model, x)
+    np.testing.assert_array_equal(labels, logits.argmax(1))
+    for i, label in enumerate(labels):
+        exact = min(
+            (logits[i, label] - logits[i, j])
+            / np.linalg.norm(W[:, label] - W[:, j])
+            for j in range(4)
+            if j != label
+        )
+        assert exact * (1 - 1e-9) - 1e-12 <= radii[i] <= exact
+
+
+@pytest.mark.parametrize("options", EULER)
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_float32_errors_stay_below_their_bound(options, scale):
+    model = classifier(width=40, **options)
+    exact = classifier(width=40, dtype="float64", **options)
+    exact.set_weights(model.get_weights())
+    x = (scale * images(500, seed=3)).astype(np.float32)
+    error = model(x).numpy().astype(np.float64) - exact(x.astype(np.float64))
+    error = np.abs(error.numpy()[:, :, None] - error.numpy()[:, None, :])
+    bounds = certifier(model)
+    norms = np.linalg.norm(x.reshape(500, -1).astype(np.float64), axis=1)
+    allowed = bounds.offset + bounds.slope * norms[:, None, None]
+    assert np.all(error <= allowed)
+    assert error.max() > 1e-5 * allowed.max()
+    assert "float32" in bounds.holds_for
+
+
+def test_rounding_only_lowers_radii():
+    model = classifier(width=40, delta_bar=0.0)
+    exact = classifier(width=40, dtype="float64", delta_bar=0.0)
+    exact.set_weights(model.get_weights())
+    x = images(100)
+    loss = certified_radii(exact, x)[1] - certified_radii(model, x)[1]
+    assert np.all(loss >= 0.0) and 0.0 < loss.max() < 1e-3
+
+
+def test_certified_accuracy():
+    model = classifier(delta_bar=0.0)
+    x = images(200)
+    labels, radii = certified_radii(model, x, batch_size=64)
+    wrong = labels.copy()
+    wrong[:50] = (wrong[:50] + 1) % 3
+    edge = float(np.median(radii))
+    curve = certified_accuracy(model, x, wrong, [0.0, edge, 100.0])
+    assert curve.clean_accuracy == 0.75
+    assert curve.accuracies.tolist() == [
+        np.mean((radii > 0) & (labels == wrong)),
+        np.mean((radii > edge) & (labels == wrong)),
+        0.0,
+    ]
+    with pytest.raises(ValueError, match="radii"):
+        certified_accuracy(model, x, wrong, [-1.0])
+
+
+def test_says_what_it_cannot_certify():
+    keras.utils.set_random_seed(0)
+    image = keras.Input((4,))
+    dense = keras.layers.Dense(3)
+    relu = keras.layers.Dense(4, activation="relu", name="hidden")
+    with pytest.raises(ValueError, match="'hidden'"):
+        certifier(keras.Model(image, dense(relu(image))))
+    ode = StableODELayer(solver="dormand_prince", name="adaptive")
+    with pytest.raises(ValueError, match="'adaptive'"):
+        certifier(keras.Model(image, keras.layers.Dense(3)(ode(image))))
+    twice = keras.layers.Dense(4, name="twice")
+    with pytest.raises(ValueError, match="'twice'"):
+        certifier(
+            keras.Model(image, keras.layers.Dense(3)(twice(twice(image))))
+        )
+    added = keras.layers.Add(name="added")([image, image])
+    with pytest.raises(ValueError, match="'added'"):
+        certifier(keras.Model(image, keras.layers.Dense(3)(added)))
+    with pytest.raises(ValueError, match="end with a Dense"):
+        certifier(keras.Model(image, StableODELayer()(image)))
+
+
+def test_classifier_of_the_package():
+    model = ode_classifier(width=16, delta_bar=0.0, encoder_max_norm=1.0)
+    assert np.all(certifier(model).pair_lipschitz < 10.0)

@@ -1,0 +1,81 @@
+"""How to train for certified accuracy: choices of a run, checked when made."""
+
+import dataclasses
+
+import keras
+
+from stable_node_tf.certified_classifier import certified_classifier
+from stable_node_tf.losses import MarginCrossentropy
+from trainers import datasets
+from trainers.recipe import fingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class CertifiedRecipe:
+    """One training run of a `certified_classifier`.
+
+    Attributes:
+      dataset: "mnist" or "fashion_mnist".
+      width: dimension of the ODEs.
+      blocks: pairs of an affine map and an ODE.
+      alpha: smallest slope of the activation, in (0, 1].
+      terminal_time: T of an ODE.
+      num_steps: of explicit Euler in an ODE.
+      damping: minus the diagonal of the initial A.
+      scale: of `MarginCrossentropy`: larger for accuracy, smaller for radius.
+      epochs: passes over the training images.
+      batch_size: images per step.
+      learning_rate: of Adam at the start; a cosine takes it to zero.
+      seed: of the initial weights and of the order of the images.
+      jit_compile: whether XLA compiles the train step.
+    """
+
+    dataset: str = "mnist"
+    width: int = 256
+    blocks: int = 2
+    alpha: float = 0.02
+    terminal_time: float = 0.1
+    num_steps: int = 1
+    damping: float = 19.0
+    scale: float = 2.0
+    epochs: int = 15
+    batch_size: int = 256
+    learning_rate: float = 5e-3
+    seed: int = 0
+    jit_compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses values that no training run can have."""
+        if self.dataset not in datasets.NAMES:
+            raise ValueError(
+                f"`dataset` must be one of {datasets.NAMES}. "
+                f"Received: dataset={self.dataset!r}"
+            )
+        for name in ("width", "blocks", "num_steps", "epochs", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"`{name}` must be a positive integer. "
+                    f"Received: {name}={value!r}"
+                )
+
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits that name this recipe."""
+        return fingerprint(self)
+
+    def build(self, name: str) -> keras.Model:
+        """Returns the untrained model, not compiled."""
+        return certified_classifier(
+            width=self.width,
+            blocks=self.blocks,
+            alpha=self.alpha,
+            terminal_time=self.terminal_time,
+            num_steps=self.num_steps,
+            damping=self.damping,
+            seed=self.seed,
+            name=name,
+        )
+
+    def loss(self) -> keras.losses.Loss:
+        """Returns the loss to train with."""
+        return MarginCrossentropy(self.scale)
