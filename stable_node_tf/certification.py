@@ -57,7 +57,9 @@ class Certifier(NamedTuple):
         Returns:
           ℓ2 radii, float64, of shape (n,), see `certified_radius`.
         """
-        flat = tf.reshape(tf.cast(images, tf.float64), [tf.shape(images)[0], -1])
+        flat = tf.reshape(
+            tf.cast(images, tf.float64), [tf.shape(images)[0], -1]
+        )
         norms = tf.norm(flat, axis=-1) * (1 + 1e-10)
         return certified_radius(
             logits, self.pair_lipschitz, norms, self.offset, self.slope
@@ -193,9 +195,10 @@ def certified_accuracy(
 
     >>> from stable_node_tf import ode_classifier
     >>> model = ode_classifier(width=8, delta_bar=0.0)
-    >>> curve = certified_accuracy(model, np.zeros((3, 28, 28, 1)), [1] * 3, [9])
+    >>> images = np.zeros((3, 28, 28, 1))
+    >>> curve = certified_accuracy(model, images, [1, 1, 1], radii=[0.1, 9.0])
     >>> curve.num_images, curve.accuracies.shape
-    (3, (1,))
+    (3, (2,))
     """
     budgets = np.asarray(radii, np.float64)
     if budgets.ndim != 1 or not np.all(np.isfinite(budgets) & (budgets >= 0)):
@@ -232,9 +235,10 @@ def _chain(model: keras.Model) -> list[keras.layers.Layer]:
         if isinstance(layer, keras.layers.InputLayer):
             break
         inputs = layer.input
-        if isinstance(inputs, list | tuple | dict) or len(
-            layer._inbound_nodes
-        ) != 1:
+        if (
+            isinstance(inputs, list | tuple | dict)
+            or len(layer._inbound_nodes) != 1
+        ):
             raise ValueError(
                 "A certified model must be a chain of layers. Received: layer "
                 f"{layer.name!r} with several inputs, or used several times"
@@ -263,7 +267,7 @@ def _chain(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def _unit_roundoff(layers: list[keras.layers.Layer]) -> float:
-    """u of the arithmetic, or 0 where its rounding is not bounded here."""
+    """U of the arithmetic, or 0 where its rounding is not bounded here."""
     dtypes = {layer.compute_dtype for layer in layers}
     dtypes |= {layer.variable_dtype for layer in layers}
     known = all(

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from stable_node_tf.callbacks import StabilityMonitor
 from trainers import report
-from trainers.datasets import Split
 from trainers.certified_recipe import CertifiedRecipe
+from trainers.datasets import Split
 from trainers.recipe import Recipe
 
 
@@ -101,7 +101,9 @@ def train(
     )
 
 
-def _batches(split: Split, recipe: Recipe | CertifiedRecipe, first_epoch: int) -> tf.data.Dataset:
+def _batches(
+    split: Split, recipe: Recipe | CertifiedRecipe, first_epoch: int
+) -> tf.data.Dataset:
     images, labels = tf.constant(split.images), tf.constant(split.labels)
     indices = tf.range(len(split.labels))
 

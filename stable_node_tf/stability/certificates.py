@@ -190,9 +190,7 @@ def runge_kutta_step_lipschitz(
     )
     growths: list[float] = []
     for row in coefficients:
-        inner = sum(
-            abs(a) * k for a, k in zip(row, growths, strict=True)
-        )
+        inner = sum(abs(a) * k for a, k in zip(row, growths, strict=True))
         growths.append(1.0 + z * inner)
     excess = z * sum(
         b * (k - 1.0) for b, k in zip(weights, growths, strict=True)

@@ -95,4 +95,3 @@ def test_certified_after_any_jump(clip, dtype, alpha, delta_bar, step):
         )
         reached = certified_log_norm(clipped.numpy(), alpha, certificate, step)
         assert reached <= delta_bar, scale
-
