@@ -20,9 +20,12 @@ from stable_node_tf.activations import (
     SmoothLeakyReLU,
 )
 from stable_node_tf.callbacks import StabilityMonitor
+from stable_node_tf.certification import certified_accuracy, certified_radii
+from stable_node_tf.certified_classifier import certified_classifier
 from stable_node_tf.constraints import LogNormConstraint, SpectralNormConstraint
 from stable_node_tf.initializers import SkewSymmetric
 from stable_node_tf.layers import StabilityReport, StableODELayer
+from stable_node_tf.losses import MarginCrossentropy
 from stable_node_tf.models import ode_classifier
 from stable_node_tf.solvers import Euler, RungeKutta4
 from stable_node_tf.stability.log_norm import (
@@ -30,6 +33,7 @@ from stable_node_tf.stability.log_norm import (
     WorstCaseLogNorm,
     attained_log_norm,
     certified_log_norm,
+    euler_log_norm,
     worst_case_log_norm,
 )
 from stable_node_tf.stability.nearest import NearestStable, nearest_stable
@@ -45,6 +49,7 @@ __all__ = [
     "Euler",
     "LeakyTanh",
     "LogNormConstraint",
+    "MarginCrossentropy",
     "NearestStable",
     "RungeKutta4",
     "SkewSymmetric",
@@ -57,7 +62,11 @@ __all__ = [
     "Witness",
     "WorstCaseLogNorm",
     "attained_log_norm",
+    "certified_accuracy",
+    "certified_classifier",
     "certified_log_norm",
+    "certified_radii",
+    "euler_log_norm",
     "largest_slope_interval",
     "nearest_stable",
     "ode_classifier",

@@ -195,9 +195,10 @@ def certified_accuracy(
 
     >>> from stable_node_tf import ode_classifier
     >>> model = ode_classifier(width=8, delta_bar=0.0)
-    >>> curve = certified_accuracy(model, np.zeros((3, 28, 28, 1)), [1] * 3, [9])
+    >>> images = np.zeros((3, 28, 28, 1))
+    >>> curve = certified_accuracy(model, images, [1, 1, 1], radii=[0.1, 9.0])
     >>> curve.num_images, curve.accuracies.shape
-    (3, (1,))
+    (3, (2,))
     """
     budgets = np.asarray(radii, np.float64)
     if budgets.ndim != 1 or not np.all(np.isfinite(budgets) & (budgets >= 0)):
@@ -266,7 +267,7 @@ def _chain(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def _unit_roundoff(layers: list[keras.layers.Layer]) -> float:
-    """u of the arithmetic, or 0 where its rounding is not bounded here."""
+    """U of the arithmetic, or 0 where its rounding is not bounded here."""
     dtypes = {layer.compute_dtype for layer in layers}
     dtypes |= {layer.variable_dtype for layer in layers}
     known = all(

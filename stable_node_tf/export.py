@@ -10,7 +10,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from stable_node_tf.certification import Certifier, certifier
+
 SIGNATURE = "serving_default"
+CERTIFY_SIGNATURE = "certify"
 _OUTPUTS = ("logits", "probabilities", "label")
 _PYTHON_OPS = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
 
@@ -68,7 +71,32 @@ class ExportedModel:
         answers = self._answers(images)
         return {name: answers[name].numpy() for name in _OUTPUTS}
 
-    def _answers(self, images: Any) -> dict[str, Any]:
+    def certify(self, images: Any) -> dict[str, np.ndarray]:
+        """Computes all outputs of `predict` and how far they are proven.
+
+        Args:
+            images: as for `predict`.
+
+        Returns:
+            Those of `predict`, and `certified_radius`, float64 (batch,): no
+            image closer than that in the ℓ2 norm has another label, see
+            `stable_node_tf.certification`.
+
+        Raises:
+            ValueError: as `predict`, or if the model could not be certified
+                when it was exported.
+        """
+        if CERTIFY_SIGNATURE not in self._artifact.signatures:
+            raise ValueError(
+                f"The SavedModel in {self.path} must have the signature "
+                f"{CERTIFY_SIGNATURE}: models that `certifier` accepts have "
+                "one. Received: a model without"
+            )
+        signature = self._artifact.signatures[CERTIFY_SIGNATURE]
+        answers = self._answers(images, signature)
+        return {name: value.numpy() for name, value in answers.items()}
+
+    def _answers(self, images: Any, signature: Any = None) -> dict[str, Any]:
         spec = self.input_spec
         images = tf.cast(images, spec.dtype)
         if not spec.shape.is_compatible_with(images.shape):
@@ -76,7 +104,8 @@ class ExportedModel:
                 f"{self.input_name} must have shape {spec.shape}. "
                 f"Received: shape {images.shape}"
             )
-        answers: dict[str, Any] = self._signature(**{self.input_name: images})
+        signature = signature or self._signature
+        answers: dict[str, Any] = signature(**{self.input_name: images})
         return answers
 
 
@@ -86,7 +115,9 @@ def export(model: keras.Model, directory: str | Path) -> Path:
     The signature `serving_default` has one input, named, shaped and typed as
     the `keras.Input` of the model with batch dimension None, and the outputs
     of `ExportedModel.predict`. The artifact holds TensorFlow operations only
-    and can be differentiated after reloading.
+    and can be differentiated after reloading. A model that
+    `stable_node_tf.certification.certifier` accepts gets a second signature,
+    `certify`, with the outputs of `ExportedModel.certify`.
 
     The export appears under its name only once it is complete: until then an
     earlier export stays in place, and other versions are not touched. One
@@ -223,8 +254,24 @@ def _write(model: keras.Model, spec: tf.TensorSpec, path: Path) -> None:
 
     archive = keras.export.ExportArchive()
     archive.add_endpoint(SIGNATURE, serve, input_signature=[spec])
+    bounds = _certifier(model)
+    if bounds is not None:
+
+        def certify(images: Any) -> dict[str, Any]:
+            answers = serve(images)
+            radius = bounds(images, answers["logits"])
+            return {**answers, "certified_radius": radius}
+
+        archive.add_endpoint(CERTIFY_SIGNATURE, certify, input_signature=[spec])
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
     archive.write_out(str(path), options=options, verbose=False)
+
+
+def _certifier(model: keras.Model) -> Certifier | None:
+    try:
+        return certifier(model)
+    except ValueError:
+        return None
 
 
 def _refuse_python_ops(path: Path) -> None:

@@ -55,20 +55,20 @@ class StableODELayer(keras.layers.Layer):
       activation: σ, a name of `stable_node_tf.activations`, an activation with
         slope bounds, or its config; its `alpha` is the smallest slope.
       delta_bar: δ̄, any finite number, or None to leave A free.
-      discrete: whether δ̄ bounds the steps of explicit Euler, δ_h of
-        `euler_log_norm`, in the place of δ <= δ_h. exp(δ̄T) is then a Lipschitz
-        constant of the flow and of what runs.
       terminal_time: T, positive.
       solver: a name of `stable_node_tf.solvers.get` ("euler", "rk4",
         "dormand_prince" ...), a `tfp.math.ode.Solver`, or its config.
       kernel_initializer: Keras initialiser of A, before it is made feasible.
       bias_initializer: Keras initialiser of b.
+      discrete: whether δ̄ bounds δ_h >= δ, h being the step of explicit Euler,
+        see `euler_log_norm`. exp(δ̄T) then bounds the block as it runs too.
       **kwargs: of `keras.layers.Layer`, `name` and `dtype` for example.
 
     Raises:
       TypeError: if `delta_bar` or `terminal_time` is not a real number.
       ValueError: if `delta_bar` is not finite, `terminal_time` not positive,
-        the activation or the solver unknown, or the input not (batch, d).
+        the activation or the solver unknown, the input not (batch, d), or
+        `discrete` set for a solver other than Euler.
 
     >>> layer = StableODELayer(delta_bar=0.1, solver="rk4")
     >>> layer(np.ones((2, 3), "float32")).shape
@@ -293,14 +293,18 @@ class StableODELayer(keras.layers.Layer):
             delta = self._certified_upper(kernel)
         if delta is None:
             delta = worst_case_log_norm(kernel, self.alpha, starts=1).upper
-        known = self._certified_upper(kernel, step) if step > 0.0 else np.inf
+        step_log_norm = None
+        if self.delta_bar is not None and step > 0.0:
+            known = self._certified_upper(kernel, step)
+            if known <= self.delta_bar:  # else there may be a better one
+                step_log_norm = known
         return solver_lipschitz(
             self.solver,
             kernel,
             self.alpha,
             self.terminal_time,
             delta,
-            known if step > 0.0 and known <= self.delta_bar else None,
+            step_log_norm,
         )
 
     def assert_constraints(self) -> None:
@@ -359,11 +363,11 @@ class StableODELayer(keras.layers.Layer):
             **super().get_config(),
             "activation": serialize(self.activation),
             "delta_bar": self.delta_bar,
-            "discrete": self.discrete,
             "terminal_time": self.terminal_time,
             "solver": solvers.serialize(self.solver),
             "kernel_initializer": serialize(self.kernel_initializer),
             "bias_initializer": serialize(self.bias_initializer),
+            "discrete": self.discrete,
         }
 
 

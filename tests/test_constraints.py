@@ -9,6 +9,7 @@ from stable_node_tf import (
     nearest_stable,
     worst_case_log_norm,
 )
+from stable_node_tf.stability.log_norm import euler_log_norm
 
 
 @pytest.mark.parametrize("delta_bar", [-0.3, 0.0, 0.5])
@@ -21,6 +22,15 @@ def test_without_state(delta_bar, compiled):
     assert worst_case_log_norm(result, 0.2).upper <= delta_bar + 1e-5
     nearest = nearest_stable(matrix, delta_bar, 0.2).distance
     assert nearest * (1 - 1e-6) <= np.linalg.norm(result - matrix) < 2 * nearest
+
+
+def test_without_state_for_steps_of_euler():
+    matrix = np.random.default_rng(0).standard_normal((10, 10))
+    constraint = LogNormConstraint(0.0, 0.2, step=0.5)
+    result = constraint(tf.constant(matrix)).numpy()
+    assert euler_log_norm(result, 0.2, 0.5)[0] <= 1e-5
+    again = constraint(tf.constant(result)).numpy()
+    np.testing.assert_allclose(again, result, atol=1e-4)
 
 
 def test_as_a_kernel_constraint():
@@ -52,7 +62,12 @@ def test_spectral_norm(shape, dtype):
 
 
 @pytest.mark.parametrize(
-    "constraint", [LogNormConstraint(-0.5, 0.1), SpectralNormConstraint(2.0)]
+    "constraint",
+    [
+        LogNormConstraint(-0.5, 0.1),
+        LogNormConstraint(0.0, 0.1, step=0.5),
+        SpectralNormConstraint(2.0),
+    ],
 )
 def test_serialises(constraint):
     config = keras.saving.serialize_keras_object(constraint)
@@ -65,6 +80,8 @@ def test_serialises(constraint):
     [
         (lambda: LogNormConstraint(np.inf, 0.5), ValueError, "delta_bar"),
         (lambda: LogNormConstraint(0.0, 0.0), ValueError, "alpha"),
+        (lambda: LogNormConstraint(0.0, 0.5, -1.0), ValueError, "step"),
+        (lambda: LogNormConstraint(-0.5, 0.1, 1.0), ValueError, "contracts"),
         (lambda: SpectralNormConstraint(0.0), ValueError, "max_norm"),
         (lambda: SpectralNormConstraint(None), TypeError, "max_norm"),
     ],

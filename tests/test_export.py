@@ -11,6 +11,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from stable_node_tf import attacks, export
+from stable_node_tf.certification import certified_radii
+from stable_node_tf.certified_classifier import certified_classifier
 
 EPSILONS = [0.0, 0.1, 0.3]
 
@@ -119,6 +121,32 @@ def test_signature_on_disk(exported):
         "probabilities": [-1, 10],
         "label": [-1],
     }
+
+
+def test_certified_radius_of_the_artifact(tmp_path):
+    model = certified_classifier(width=16, seed=1)
+    export.export(model, tmp_path)
+    reloaded, x = export.load(tmp_path), images(20)
+    answers = reloaded.certify(x)
+    labels, radii = certified_radii(model, x)
+    np.testing.assert_array_equal(answers["label"], labels)
+    np.testing.assert_allclose(
+        answers["certified_radius"], radii, rtol=1e-3, atol=1e-5
+    )
+    assert radii.max() > 0.01
+    np.testing.assert_array_equal(reloaded(x), answers["logits"])
+    variables = tf.train.list_variables(
+        str(tmp_path / "1" / "variables" / "variables")
+    )
+    stored = sum(int(np.prod(shape)) for _, shape in variables if shape)
+    # Scalars, the total perturbations, are not counted.
+    assert stored == model.count_params() - 2
+
+
+def test_model_without_a_bound_has_no_certificate(exported):
+    reloaded = export.load(exported[1])
+    with pytest.raises(ValueError, match="certify"):
+        reloaded.certify(images())
 
 
 def test_weights_are_stored_once(exported):

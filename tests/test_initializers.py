@@ -37,6 +37,14 @@ def test_config_round_trip():
     np.testing.assert_array_equal(initializer((3, 3)), twin((3, 3)))
 
 
+def test_damping_is_subtracted():
+    damped = np.asarray(SkewSymmetric(2.5, seed=7, damping=4.0)((3, 3)))
+    plain = np.asarray(SkewSymmetric(2.5, seed=7)((3, 3)))
+    np.testing.assert_allclose(damped, plain - 4 * np.eye(3), rtol=1e-6)
+    with pytest.raises(ValueError, match="damping=-1.0"):
+        SkewSymmetric(damping=-1.0)
+
+
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 2, 2)])
 def test_other_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="must be square"):

@@ -220,13 +220,53 @@ def test_report_says_what_the_bound_is_for():
     euler.build((None, 5))
     assert "Euler with 20 steps" in euler.stability().holds_for
     assert euler.stability().lipschitz_bound > 1.0
-    exact = StableODELayer(delta_bar=0.0, solver="rk4")
+    discrete = StableODELayer(delta_bar=0.0, solver="rk4")
+    discrete.build((None, 5))
+    assert "RungeKutta4 with 20 steps" in discrete.stability().holds_for
+    assert 1.0 < discrete.stability().lipschitz_bound < 2.0
+    exact = StableODELayer(delta_bar=0.0, solver="dormand_prince")
     exact.build((None, 5))
     report = exact.stability()
     assert "exact flow" in report.holds_for
     assert report.lipschitz_bound <= 1.0000001
     bracket = worst_case_log_norm(exact.kernel.numpy(), 0.1)
     assert report.delta_lower == bracket.lower
+
+
+@pytest.mark.parametrize("delta_bar", [-0.5, 0.0, 0.7])
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_discrete_bound_is_one_of_what_runs(delta_bar, alpha):
+    """exp(δ̄T) bounds the Euler block too, from the start and in training."""
+    model = classifier(
+        activation=LeakyTanh(alpha),
+        delta_bar=delta_bar,
+        solver=Euler(2),
+        discrete=True,
+        kernel_initializer=SkewSymmetric(1.0, seed=0, damping=2.5),
+    )
+    layer = model.get_layer("ode")
+    for epochs in (0, 2):
+        if epochs:
+            fit(model, keras.optimizers.Adam(0.05), epochs=epochs)
+        layer.assert_constraints()
+        report = layer.stability()
+        assert report.lipschitz_bound <= np.exp(delta_bar) * (1 + 1e-9)
+        assert report.delta_upper <= delta_bar
+        steps = np.eye(4) + layer.kernel.numpy() / 2
+        assert np.linalg.norm(steps, 2) <= np.sqrt(1 + delta_bar)
+
+
+def test_discrete_violation_is_noticed():
+    layer = StableODELayer(
+        delta_bar=0.0, solver=Euler(1), discrete=True, name="mine"
+    )
+    layer.build((None, 3))
+    layer.kernel.assign(-3.0 * np.eye(3))  # stable as a flow, not as a step
+    with pytest.raises(ValueError, match="'mine'.*delta_bar=0.0"):
+        layer.assert_constraints()
+    assert layer.stability().lipschitz_bound == pytest.approx(2.0, rel=1e-5)
+    layer.kernel.assign(layer.kernel.constraint(layer.kernel))
+    layer.assert_constraints()
 
 
 def test_euler_report_bounds_the_layer():
@@ -278,6 +318,7 @@ def test_half_precision_variables_are_refused():
         ({"terminal_time": 0.0}, ValueError, "terminal_time"),
         ({"solver": "magic"}, ValueError, "solver"),
         ({"activation": "relu"}, ValueError, "activation"),
+        ({"solver": "rk4", "discrete": True}, ValueError, "discrete"),
     ],
 )
 def test_refuses(kwargs, error, message):

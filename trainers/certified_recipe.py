@@ -1,11 +1,14 @@
 """How to train for certified accuracy: choices of a run, checked when made."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from stable_node_tf.certified_classifier import certified_classifier
 from stable_node_tf.losses import MarginCrossentropy
+from stable_node_tf.stability.checks import check_alpha, check_number
 from trainers import datasets
 from trainers.recipe import fingerprint
 
@@ -58,6 +61,45 @@ class CertifiedRecipe:
                     f"`{name}` must be a positive integer. "
                     f"Received: {name}={value!r}"
                 )
+        for name in ("terminal_time", "damping", "scale", "learning_rate"):
+            value = check_number(getattr(self, name), name)
+            if value <= 0.0:
+                raise ValueError(
+                    f"`{name}` must be positive. Received: {name}={value}"
+                )
+        check_alpha(self.alpha)
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(
+                f"`seed` must be an integer >= 0. Received: seed={self.seed!r}"
+            )
+
+    @classmethod
+    def parse(cls, dataset: str, settings: Sequence[str]) -> "CertifiedRecipe":
+        """Makes a recipe from texts such as "epochs=3".
+
+        Raises:
+          ValueError: if a text has no such form, names no field, or its value
+            is not one that the field can have.
+        """
+        values: dict[str, Any] = {"dataset": dataset}
+        kinds = {
+            field.name: type(field.default) for field in dataclasses.fields(cls)
+        }
+        for setting in settings:
+            name, _, text = setting.partition("=")
+            try:
+                kind = kinds[name]
+                values[name] = (
+                    {"true": True, "false": False}[text]
+                    if kind is bool
+                    else kind(text)
+                )
+            except (KeyError, ValueError) as error:
+                raise ValueError(
+                    "a setting must be name=value with a name out of "
+                    f"{', '.join(kinds)}. Received: {setting!r}"
+                ) from error
+        return cls(**values)
 
     def fingerprint(self) -> str:
         """Eight hexadecimal digits that name this recipe."""

@@ -1,6 +1,6 @@
 """Trains a classifier for certified accuracy, or certifies a trained one.
 
-    python -m trainers.certify --output=results/mnist/certified
+    python -m trainers.certify --output=results/mnist/certified --set=epochs=15
     python -m trainers.certify --model=results/mnist/certified/model.keras
 
 The first trains, writes model.keras, 1 (a SavedModel) and certified.json into
@@ -29,8 +29,6 @@ from trainers.certified_recipe import CertifiedRecipe
 
 RADII = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.25, 1.58, 2.0)
 
-_DEFAULT = CertifiedRecipe()
-_FIELDS = [field.name for field in dataclasses.fields(CertifiedRecipe)]
 _MODEL = flags.DEFINE_string(
     "model", None, "A .keras file to certify, without training."
 )
@@ -44,45 +42,11 @@ _DATA_DIR = flags.DEFINE_string(
 _RADII = flags.DEFINE_list(
     "radii", [f"{radius:g}" for radius in RADII], "ℓ2 radii to report."
 )
-flags.DEFINE_enum(
-    "dataset",
-    _DEFAULT.dataset,
-    datasets.NAMES,
-    "Data set.",
-    allow_override=True,
+_DATASET = flags.DEFINE_enum(
+    "dataset", "mnist", datasets.NAMES, "Data set.", allow_override=True
 )
-for _name, _text in (
-    ("width", "Dimension of the ODEs."),
-    ("blocks", "Pairs of an affine map and an ODE."),
-    ("num_steps", "Steps of explicit Euler in an ODE."),
-    ("epochs", "Passes over the images."),
-    ("batch_size", "Images a step."),
-):
-    flags.DEFINE_integer(
-        _name, getattr(_DEFAULT, _name), _text, 1, allow_override=True
-    )
-flags.DEFINE_integer(
-    "seed",
-    _DEFAULT.seed,
-    "Of initial weights and image order.",
-    0,
-    allow_override=True,
-)
-for _name, _text in (
-    ("alpha", "Smallest slope of the activation, in (0, 1]."),
-    ("terminal_time", "T of an ODE."),
-    ("damping", "Minus the diagonal of the initial A."),
-    ("scale", "Of the margins in the loss: small for large radii."),
-    ("learning_rate", "Of Adam, at the start."),
-):
-    flags.DEFINE_float(
-        _name, getattr(_DEFAULT, _name), _text, allow_override=True
-    )
-flags.DEFINE_bool(
-    "jit_compile",
-    _DEFAULT.jit_compile,
-    "Compile the train step with XLA.",
-    allow_override=True,
+_SET = flags.DEFINE_multi_string(
+    "set", [], "Field of the recipe, epochs=3 for example; may be repeated."
 )
 
 
@@ -129,9 +93,7 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         radii = [float(radius) for radius in _RADII.value]
-        recipe = CertifiedRecipe(
-            **{name: flags.FLAGS[name].value for name in _FIELDS}
-        )
+        recipe = CertifiedRecipe.parse(_DATASET.value, _SET.value)
         data = datasets.load(
             recipe.dataset,
             data_dir=_DATA_DIR.value,

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from stable_node_tf.callbacks import StabilityMonitor
 from trainers import report
-from trainers.datasets import Split
 from trainers.certified_recipe import CertifiedRecipe
+from trainers.datasets import Split
 from trainers.recipe import Recipe
 
 

@@ -70,11 +70,12 @@ def minimise_certificate(
         [ sI - C - Gᵀ diag(r t) G / 2    (diag(√(r/2)) A)ᵀ ]
         [ diag(√(r/2)) A                 diag(t)           ]  ⪰ 0,
 
-    C being the part of M(t) without t and G as in `certificate_matrix`, whose Schur complement is sI - M(t). The barrier is self-concordant, so
-    steps damped by 1 / (1 + decrement) stay feasible without a line search;
-    its Hessian is made of entry-wise squares of d×d matrices, so that a step
-    costs a few matrix products and one solve. At a centred point the distance
-    to the minimum is at most 2dμ (Nesterov and Nemirovskii, 1994).
+    C being the part of M(t) without t and G as in `certificate_matrix`, whose
+    Schur complement is sI - M(t). The barrier is self-concordant, so steps
+    damped by 1 / (1 + decrement) stay feasible without a line search; its
+    Hessian is made of entry-wise squares of d×d matrices, so that a step costs
+    a few matrix products and one solve. At a centred point the distance to the
+    minimum is at most 2dμ (Nesterov and Nemirovskii, 1994).
 
     Args:
       matrix: float64, of shape (n, d, d), of norm about 1.

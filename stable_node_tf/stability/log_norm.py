@@ -119,9 +119,11 @@ def certified_log_norm(
         δ_h(A) = max (|I + hDA|₂² - 1) / (2h),   alpha <= D_ii <= 1,
 
     which is what a step of explicit Euler does to distances: they grow by at
-    most √(1 + 2hδ_h). δ <= δ_h, and δ_h -> δ as h -> 0. The eigenvalue is verified by a Cholesky
-    factorisation (Rump, Verification of positive definiteness, BIT 2006). It is
-    infinite where the certificate is so small that its terms overflow.
+    most √(1 + 2hδ_h). δ <= δ_h, and δ_h -> δ as h -> 0.
+
+    The eigenvalue is verified by a Cholesky factorisation (Rump, Verification
+    of positive definiteness, BIT 2006). It is infinite where the certificate is
+    so small that its terms overflow.
 
     Args:
       matrix: A, of shape (d, d).

@@ -1,0 +1,92 @@
+import json
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from stable_node_tf import export
+from trainers import certify, datasets
+from trainers.certified_recipe import CertifiedRecipe
+
+TINY = ["width=16", "blocks=1", "epochs=1", "batch_size=16", "seed=3"]
+
+
+def split(count, seed):
+    """Images that a small network can tell apart: bars by their place."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(10, size=count)
+    pixels = rng.integers(60, size=(count, 28, 28, 1))
+    for image, label in zip(pixels, labels, strict=True):
+        image[2 * label : 2 * label + 3] += 150
+    return datasets.Split(pixels.astype(np.uint8), labels)
+
+
+@pytest.fixture
+def data(monkeypatch):
+    loaded = datasets.Dataset(split(640, 0), split(32, 1), split(40, 2))
+    monkeypatch.setattr(datasets, "load", lambda *args, **kwargs: loaded)
+    return loaded
+
+
+def run(*arguments):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["certify", *map(str, arguments)])
+        certify.main(["certify"])
+
+
+def test_trains_exports_and_certifies(tmp_path, data, capsys):
+    settings = [f"--set={setting}" for setting in TINY]
+    run(f"--output={tmp_path}", "--radii=0,0.3,1,30", *settings)
+    summary = json.loads((tmp_path / "certified.json").read_text())
+    shares = [point["accuracy"] for point in summary["certified"]]
+    assert shares == sorted(shares, reverse=True)
+    assert summary["clean_accuracy"] >= shares[0] > 0.5 and shares[3] == 0.0
+    assert summary["num_images"] == 40 and summary["images"] == "test"
+    assert summary["recipe"]["width"] == 16
+    printed = capsys.readouterr().out
+    assert f"{shares[1]:.2%}" in printed and "float32" in printed
+
+    images = data.test.images / 255.0
+    answers = export.load(tmp_path).certify(images)
+    correct = answers["label"] == data.test.labels
+    radius = summary["certified"][1]["radius"]
+    proven = correct & (answers["certified_radius"] > radius)
+    assert proven.mean() == pytest.approx(shares[1], abs=0.026)
+
+    run(f"--model={tmp_path / 'model.keras'}", "--radii=0.3")
+    assert f"{shares[1]:.2%}" in capsys.readouterr().out
+
+
+def test_validation_leaves_the_test_images_alone(tmp_path, data, capsys):
+    settings = [f"--set={setting}" for setting in TINY]
+    run(f"--output={tmp_path}", "--validation", *settings)
+    summary = json.loads((tmp_path / "certified.json").read_text())
+    assert summary["images"] == "validation" and summary["num_images"] == 32
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["width", "typo=1", "width=0", "width=a", "alpha=2", "scale=-1", "seed=-1"],
+)
+def test_refuses_bad_settings_by_name(setting):
+    with pytest.raises(ValueError, match=setting.partition("=")[0]):
+        CertifiedRecipe.parse("mnist", [setting])
+
+
+def test_parse():
+    recipe = CertifiedRecipe.parse(
+        "fashion_mnist", ["width=8", "scale=3", "jit_compile=true"]
+    )
+    assert (recipe.dataset, recipe.width, recipe.scale) == (
+        "fashion_mnist",
+        8,
+        3.0,
+    )
+    assert recipe.jit_compile is True
+    assert recipe.fingerprint() != CertifiedRecipe().fingerprint()
+
+
+def test_needs_output_or_model(tmp_path):
+    with pytest.raises(Exception, match="--output or --model"):
+        run()
