@@ -23,6 +23,7 @@ from typing import Any
 import keras
 import numpy as np
 import rich
+import tensorflow as tf
 from absl import app, flags, logging
 
 from stable_node_tf import (
@@ -119,6 +120,9 @@ def main(argv: Sequence[str]) -> None:
         ValueError,
     ) as error:
         sys.exit(f"error: {error}")
+    except tf.errors.OpError as error:
+        reason = error.message.strip().splitlines()[0]
+        sys.exit(f"error: {reason} (XLA? --nojit_compile does without.)")
     except KeyboardInterrupt:
         print(
             "\nInterrupted. "

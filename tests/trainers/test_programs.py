@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl import app, flags
 from absl.testing import flagsaver
 
@@ -305,6 +306,16 @@ def test_evaluate_carries_on_where_it_was_interrupted(
     calls.clear()
     run(evaluate, **values | {"pgd_steps": 11})
     assert calls[0] == "pgd" and "square" not in calls
+
+
+def test_evaluate_says_what_to_do_where_xla_fails(tmp_path, data, monkeypatch):
+    def refused(*arguments):
+        raise tf.errors.UnimplementedError(None, None, "no such thing\nat all")
+
+    monkeypatch.setattr(attack_suite, "attack_curve", refused)
+    ode_classifier(width=8).save(tmp_path / "model.keras")
+    with pytest.raises(SystemExit, match="^error: no such thing .*nojit"):
+        run(evaluate, model=tmp_path / "model.keras")
 
 
 def test_evaluate_does_not_take_the_figures_of_another_model(tmp_path, data):
