@@ -35,8 +35,8 @@ _STEP_SIZE = 0.1
 _BATCH = 500
 _MODEL = flags.DEFINE_string("model", None, "The .keras file.", required=True)
 _IMAGES = flags.DEFINE_integer("images", 1000, "For the agreement.", 1)
-_STEPS = flags.DEFINE_integer("steps", 40, "Of PGD.", 1)
-_QUERIES = flags.DEFINE_integer("queries", 1000, "Of Square.", 1)
+_STEPS = flags.DEFINE_integer("steps", 20, "Of PGD.", 1)
+_QUERIES = flags.DEFINE_integer("queries", 300, "Of Square.", 1)
 _ROUNDS = flags.DEFINE_integer("rounds", 1, "Of the timings.", 1)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _EPSILONS = (0.02, 0.04, 0.06, 0.08, 0.1)
@@ -47,7 +47,7 @@ def accuracy(model, images, labels):
 
 
 def agreement(model, images, labels):
-    """Rows of (attack, peer, our accuracy, theirs, share of equal images)."""
+    """Yields rows: attack, peer, both accuracies, share of equal pixels."""
     peer = foolbox.TensorFlowModel(model, bounds=(0, 1))
     art = TensorFlowV2Classifier(
         model,
@@ -59,28 +59,44 @@ def agreement(model, images, labels):
         ),
     )
     x, y = tf.constant(images), tf.constant(labels)
-    common = {"steps": _STEPS.value, "step_size": _STEP_SIZE}
     tf.random.set_seed(0)
     np.random.seed(0)
-    cases = []
+
+    def row(name, other, ours, theirs):
+        theirs = np.asarray(theirs)
+        return {
+            "attack": name,
+            "peer": other,
+            "ours": accuracy(model, ours, labels),
+            "theirs": accuracy(model, theirs, labels),
+            "equal_pixels": float(np.mean(np.abs(ours - theirs) < 1e-6)),
+        }
+
     for epsilon in (0.02, 0.1):
+        name = f"FGSM, {epsilon:g}"
         ours = attacks.fgsm(model, images, labels, [epsilon]).adversarial[0]
         theirs = foolbox.attacks.FGSM()(peer, x, y, epsilons=epsilon)[1]
-        cases.append((f"FGSM, {epsilon:g}", "Foolbox", ours, theirs.numpy()))
+        yield row(name, "Foolbox", ours, theirs)
         attack = evasion.FastGradientMethod(art, eps=epsilon, batch_size=_BATCH)
-        theirs = attack.generate(images, labels)
-        cases.append((f"FGSM, {epsilon:g}", "ART", ours, theirs))
+        yield row(name, "ART", ours, attack.generate(images, labels))
     for norm, order, epsilon, cls in (
         ("linf", np.inf, 0.06, foolbox.attacks.LinfPGD),
         ("l2", 2, 0.75, foolbox.attacks.L2PGD),
     ):
         name = f"PGD, {norm}, {epsilon:g}"
         ours = attacks.pgd(
-            model, images, labels, [epsilon], norm=norm, **common
+            model,
+            images,
+            labels,
+            [epsilon],
+            norm=norm,
+            steps=_STEPS.value,
+            step_size=_STEP_SIZE,
         ).adversarial[0]
         attack = cls(rel_stepsize=_STEP_SIZE, steps=_STEPS.value)
-        theirs = attack(peer, x, y, epsilons=epsilon)[1]
-        cases.append((name, "Foolbox", ours, theirs.numpy()))
+        yield row(
+            name, "Foolbox", ours, attack(peer, x, y, epsilons=epsilon)[1]
+        )
         attack = evasion.ProjectedGradientDescent(
             art,
             norm=order,
@@ -91,7 +107,7 @@ def agreement(model, images, labels):
             batch_size=_BATCH,
             verbose=False,
         )
-        cases.append((name, "ART", ours, attack.generate(images, labels)))
+        yield row(name, "ART", ours, attack.generate(images, labels))
     epsilon = 0.1
     ours = attacks.square(
         model, images, labels, [epsilon], queries=_QUERIES.value
@@ -104,17 +120,7 @@ def agreement(model, images, labels):
         verbose=False,
     )
     theirs = attack.generate(images, labels)
-    cases.append((f"Square, {epsilon:g}", "ART", ours, theirs))
-    return [
-        {
-            "attack": name,
-            "peer": other,
-            "ours": accuracy(model, ours, labels),
-            "theirs": accuracy(model, theirs, labels),
-            "equal_pixels": float(np.mean(np.abs(ours - theirs) < 1e-6)),
-        }
-        for name, other, ours, theirs in cases
-    ]
+    yield row(f"Square, {epsilon:g}", "ART", ours, theirs)
 
 
 def seconds(call):
@@ -187,15 +193,16 @@ def main(argv):
     test = datasets.load("mnist").test
     images, labels = test.images.astype(np.float32) / 255.0, test.labels
     few = slice(_IMAGES.value)
-    agreed = agreement(model, images[few], labels[few])
-    for row in agreed:
+    timed = speed(model, images, labels, _ROUNDS.value)
+    agreed = []
+    for row in agreement(model, images[few], labels[few]):
+        agreed.append(row)
         print(
             f"{row['attack']:16} {row['peer']:8} ours {row['ours']:.2%}, "
             f"theirs {row['theirs']:.2%}, {row['equal_pixels']:.2%} of the "
             "pixels equal",
             flush=True,
         )
-    timed = speed(model, images, labels, _ROUNDS.value)
     if _OUTPUT.value:
         results = {
             "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
