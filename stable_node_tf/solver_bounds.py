@@ -64,7 +64,7 @@ def solver_lipschitz(
     'Euler with 1 steps'
     """
     midpoint = isinstance(solver, solvers.ImplicitMidpoint)
-    tableau = getattr(solver, "tableau", None)
+    tableau: Any = getattr(solver, "tableau", None)
     if not midpoint and (tableau is None or min(tableau.weights) < 0.0):
         flow = flow_lipschitz(delta, terminal_time)
         return LipschitzBound(flow, "exact flow (not its discretisation)", None)
