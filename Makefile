@@ -24,7 +24,7 @@ SHOW_LARGE = awk '/^ *(Downloading|Using cached) .* MB/ {sub(/^ */, "  "); \
 	print; fflush()} /^Installing collected/ {print "  Installing"; fflush()}'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv data train compare test lint format clean
+.PHONY: help venv data train certify compare test lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' \
@@ -66,6 +66,11 @@ data: venv  ## prepare MNIST and FashionMNIST (DATASET=mnist: only that)
 train: venv  ## train one model (DATASET, SEED, ARGS="--delta_bar=0 ...")
 	$(PYTHON) -m trainers.train --dataset=$(or $(DATASET),mnist) \
 	  $(if $(SEED),--seed=$(SEED)) $(ARGS)
+
+certify: venv  ## train for certified accuracy and report it (DATASET, SEED)
+	$(PYTHON) -m trainers.certify --dataset=$(or $(DATASET),mnist) \
+	  --output=results/$(or $(DATASET),mnist)/certified \
+	  $(if $(SEED),--set=seed=$(SEED)) $(ARGS)
 
 compare: venv  ## train, attack, export three models (DATASET, PRESET, SEED)
 	$(PYTHON) -m trainers.compare --dataset=$(or $(DATASET),mnist) \

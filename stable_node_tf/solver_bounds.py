@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import ArrayLike
 
-from stable_node_tf.solvers import ImplicitMidpoint
+from stable_node_tf import solvers
 from stable_node_tf.solvers.tableaux import EULER, SSP_RUNGE_KUTTA_3
 from stable_node_tf.stability.certificates import (
     euler_lipschitz,
@@ -45,9 +45,9 @@ def solver_lipschitz(
 ) -> LipschitzBound:
     """Bounds how far a solver of u' = σ(Au + b) on [0, T] stretches distances.
 
-    Implicit midpoint, and explicit Runge-Kutta schemes on a fixed grid with
-    weights that are not negative, have bounds of their own
-    (`stability.certificates`); the other solvers get the bound exp(δT) of the
+    The implicit midpoint rule and the explicit Runge-Kutta schemes on a fixed
+    grid with weights that are not negative have bounds of their own (see
+    `stability.certificates`); the other solvers get the bound exp(δT) of the
     exact flow, and it says so.
 
     Args:
@@ -63,29 +63,31 @@ def solver_lipschitz(
     >>> solver_lipschitz(Euler(1), [[-1.0]], 0.5, 1.0, -0.5).holds_for
     'Euler with 1 steps'
     """
-    tableau = getattr(solver, "tableau", None)
-    implicit = isinstance(solver, ImplicitMidpoint)
-    if not implicit and (tableau is None or min(tableau.weights) < 0.0):
+    midpoint = isinstance(solver, solvers.ImplicitMidpoint)
+    tableau: Any = getattr(solver, "tableau", None)
+    if not midpoint and (tableau is None or min(tableau.weights) < 0.0):
         flow = flow_lipschitz(delta, terminal_time)
         return LipschitzBound(flow, "exact flow (not its discretisation)", None)
     steps = solver.num_steps
     size = terminal_time / steps
     norm = spectral_norm_bound(matrix)
     name = f"{type(solver).__name__} with {steps} steps"
-    if implicit:
+    if midpoint:
         step = implicit_midpoint_step_lipschitz(delta, norm, size)
         name += ", their equations solved exactly"
         return LipschitzBound(repeated_lipschitz(step, steps), name, step)
     if step_log_norm is None:
         step_log_norm, _ = euler_log_norm(matrix, alpha, size)
-    step = min(
+    euler = min(
         euler_step_lipschitz(step_log_norm, size),
         euler_lipschitz(delta, norm, size, 1),
     )
-    if tableau == SSP_RUNGE_KUTTA_3:
-        step = ssprk3_step_lipschitz(step)
-    elif tableau != EULER:
+    if tableau == EULER:
+        step = euler
+    elif tableau == SSP_RUNGE_KUTTA_3:
+        step = ssprk3_step_lipschitz(euler)
+    else:
         step = runge_kutta_step_lipschitz(
-            step, norm, size, tableau.coefficients, tableau.weights
+            euler, norm, size, tableau.coefficients, tableau.weights
         )
     return LipschitzBound(repeated_lipschitz(step, steps), name, step)

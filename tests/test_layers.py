@@ -224,6 +224,10 @@ def test_report_says_what_the_bound_is_for():
     discrete.build((None, 5))
     assert "RungeKutta4 with 20 steps" in discrete.stability().holds_for
     assert 1.0 < discrete.stability().lipschitz_bound < 2.0
+    implicit = StableODELayer(delta_bar=0.0, solver="implicit_midpoint")
+    implicit.build((None, 5))
+    assert "solved exactly" in implicit.stability().holds_for
+    assert implicit.stability().lipschitz_bound <= 1.0 + 1e-9
     exact = StableODELayer(delta_bar=0.0, solver="dormand_prince")
     exact.build((None, 5))
     report = exact.stability()
