@@ -33,26 +33,30 @@ def integrate(
 
     Fixed grids are differentiated through the grid (explicit ones with a
     `LayerField` by hand, which is faster, unless `terminal_time` is a tensor
-    and may need a gradient itself), TFP's solvers by the
+    and may need a gradient itself), `PerSampleDormandPrince` through the steps
+    it took, for `state` and `constants` only, and TFP's solvers by the
     adjoint method, which sees the state and `constants` and nothing else that
     `ode_fn` closes over, and which solves backwards in time: on stiff problems
     its gradients can be far off unless rtol is tight.
 
-    On a fixed grid no bit of the result for a row depends on the other rows;
-    on their number only as far as the kernels within `ode_fn` do, since matrix
-    products round differently in batches of another size (about 5e-7).
-    `DormandPrince` chooses one step for the whole batch, so there it does,
-    within the tolerances. `BDF` is run row by row: independent, but slow.
+    On a fixed grid, and by `PerSampleDormandPrince`, no bit of the result for
+    a row, or of its gradient, depends on the other rows; on their number only
+    as far as the kernels within `ode_fn` do, since matrix products round
+    differently in batches of another size (about 5e-7). `DormandPrince` chooses
+    one step for the whole batch, so there it does, within the tolerances. `BDF`
+    is run row by row: independent, but slow.
 
-    TFP's solvers run with a step cap, of 1000 if they have none. If they fail
-    or the input is not finite, an error says so, eagerly and in graphs;
+    TFP's solvers run with a step cap, of 1000 if they have none. If they or
+    `PerSampleDormandPrince` fail, or if their input is not finite, an error
+    says so, eagerly and in graphs;
     compiled by XLA, which has no errors, the rows concerned are NaN (all of
     them for a failed `DormandPrince` solve or a constant that is not finite).
 
     Args:
       solver: a solver, or anything else that `get` understands.
-      ode_fn: function of a scalar time, a state of shape (batch, d) and the
-        constants, returning the derivative, of shape (batch, d).
+      ode_fn: function of a scalar time (for `PerSampleDormandPrince`, one of
+        shape (batch, 1)), a state of shape (batch, d) and the constants,
+        returning the derivative, of shape (batch, d).
       state: u(0), floating, of shape (batch, d); batch may be unknown.
       terminal_time: positive scalar.
       constants: tensors passed to `ode_fn` by name.
