@@ -5,8 +5,8 @@ r"""Our attacks against Foolbox and ART: the same figures, and how fast.
     python benchmarks/attacks.py --model=results/attacks/ordinary/model.keras \
         --output=benchmarks/attacks.json
 
-Agreement is measured on the first images of the test set, speed on all of it,
-in batches of 500 images. Foolbox calls the model through `tf.function`, which
+Agreement is measured on the first images of the test set, speed, in CPU
+seconds, on all of it, in batches of 500 images. Foolbox calls the model through `tf.function`, which
 is faster than calling it eagerly; times include what tracing and compiling
 takes in each case.
 """
@@ -124,13 +124,14 @@ def agreement(model, images, labels):
 
 
 def seconds(call):
-    start = time.perf_counter()
+    """CPU seconds of all threads: others may be using the machine."""
+    start = time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def speed(model, images, labels, rounds):
-    """Seconds of ours and of Foolbox, alternating, and their ratio."""
+    """CPU seconds of Foolbox and of ours, one after another, and the ratio."""
     graph = tf.function(model, autograph=False, reduce_retracing=True)
     peer = foolbox.TensorFlowModel(graph, bounds=(0, 1))
     parts = [slice(i, i + _BATCH) for i in range(0, len(images), _BATCH)]
