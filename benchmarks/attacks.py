@@ -6,9 +6,9 @@ r"""Our attacks against Foolbox and ART: the same figures, and how fast.
         --output=benchmarks/attacks.json
 
 Agreement is measured on the first images of the test set, speed, in CPU
-seconds, on all of it, in batches of 500 images. Foolbox calls the model through `tf.function`, which
-is faster than calling it eagerly; times include what tracing and compiling
-takes in each case.
+seconds, on all of it, in batches of 500 images. Foolbox calls the model through
+`tf.function`, which is faster than calling it eagerly; times include what
+tracing and compiling takes in each case.
 """
 
 import json
