@@ -114,9 +114,9 @@ def falls_to_chance(curve: AccuracyCurve, num_classes: int) -> Check:
         "Accuracy falls to chance or below",
         accuracy <= chance,
         {
-            "epsilon": float(curve.epsilons[last]),
             "accuracy": accuracy,
             "chance": chance,
+            "epsilon": float(curve.epsilons[last]),
         },
     )
 

@@ -115,7 +115,10 @@ def write_csv(record: dict[str, Any], path: str | Path) -> None:
 
 
 def markdown(records: Sequence[dict[str, Any]], titles: Sequence[str]) -> str:
-    """Several models beside each other, as a Markdown table.
+    """Several models beside each other, as Markdown.
+
+    There is a table of accuracies for each norm, with a row per budget and a
+    column per model and attack, and one of the checks.
 
     Args:
       records: of evaluations with the same attacks, budgets and images.
@@ -129,9 +132,8 @@ def markdown(records: Sequence[dict[str, Any]], titles: Sequence[str]) -> str:
             record["dataset"],
             record["num_images"],
             tuple(
-                (name, tuple(_accuracies(record, name)))
-                for name in TITLES
-                if name in record["attacks"]
+                (attack["norm"], name, tuple(attack["settings"]["epsilons"]))
+                for name, attack in sorted(record["attacks"].items())
             ),
         )
         for record in records
@@ -141,38 +143,46 @@ def markdown(records: Sequence[dict[str, Any]], titles: Sequence[str]) -> str:
             "The evaluations must be of one data set, with the same attacks "
             f"and budgets. Received: {sorted(map(str, kinds))}"
         )
-    [(dataset, num_images, attacks)] = kinds
-    lines = [
-        f"| {dataset_title(dataset)}, {num_images} images | "
-        + " | ".join(titles)
-        + " |",
-        "|---" * (len(records) + 1) + "|",
-    ]
-
-    def add(label: str, shares: Sequence[float]) -> None:
-        cells = (f"{100 * share:.2f}" for share in shares)
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-
-    add("clean accuracy, %", [r["clean_accuracy"] for r in records])
-    for name, epsilons in attacks:
-        for epsilon in epsilons:
-            if epsilon > 0:
-                add(
-                    f"{TITLES[name]}, ε = {epsilon:g}, %",
-                    [_accuracies(r, name)[epsilon] for r in records],
-                )
-    for check in dict.fromkeys(
+    [(dataset, num_images, _)] = kinds
+    head = f"{dataset_title(dataset)}, {num_images} images"
+    blocks = []
+    for norm, symbol in _NORMS.items():
+        shown = [
+            (record, title, name)
+            for record, title in zip(records, titles, strict=True)
+            for name in TITLES
+            if record["attacks"].get(name, {}).get("norm") == norm
+        ]
+        if shown:
+            curves = [_accuracies(record, name) for record, _, name in shown]
+            columns = [f"{title}: {TITLES[name]}" for _, title, name in shown]
+            rows = [
+                [f"{epsilon:g}"] + [f"{100 * c[epsilon]:.1f}" for c in curves]
+                for epsilon in dict.fromkeys(e for c in curves for e in c)
+            ]
+            blocks.append(
+                _markdown_table([f"{head}, ε in {symbol}", *columns], rows)
+            )
+    names = dict.fromkeys(
         c["name"] for r in records for c in r.get("checks", [])
-    ):
-        cells = (_verdict(record, check) for record in records)
-        lines.append(f"| {check} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    )
+    if names:
+        rows = [[name] + [_verdict(r, name) for r in records] for name in names]
+        blocks.append(_markdown_table(["check", *titles], rows))
+    return "\n\n".join(blocks)
+
+
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _verdict(record: dict[str, Any], name: str) -> str:
     for check in record.get("checks", []):
         if check["name"] == name:
-            return "yes" if check["passed"] else "**no**"
+            figure, value = next(iter(check["measured"].items()))
+            verdict = "passed" if check["passed"] else "**failed**"
+            return f"{verdict}, {figure.replace('_', ' ')} {value:.3g}"
     return "–"
 
 

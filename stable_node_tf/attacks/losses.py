@@ -57,7 +57,8 @@ def logits_ratio(logits: Any, labels: Any) -> Any:
 
     With the logits z sorted downwards as z_1 >= z_2 >= z_3 >= ..., it is
     `margin` / (z_1 - z_3), which does not change when logits are shifted or
-    scaled: Croce, Hein (2020), arXiv 2003.01690, equation 6.
+    scaled: Croce, Hein (2020), arXiv 2003.01690, equation 6. It is 1, without
+    any gradient, where the true class is third.
 
     Args:
         logits: floats (b, classes), at least three classes.

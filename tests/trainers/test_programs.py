@@ -345,10 +345,15 @@ def test_evaluations_are_set_beside_each_other(tmp_path, data, capsys):
     ]
     summarise.main(["summarise", *files])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| MNIST, 30 images | ordinary | stable network |"
-    assert lines[3].startswith("| FGSM, ε = 0.1, % | ")
-    assert any("| Hardly any gradient is exactly zero | " in x for x in lines)
-    assert all(line.count("|") == 4 for line in lines)
+    assert lines[0] == (
+        "| MNIST, 30 images, ε in ℓ∞ | ordinary: FGSM | stable network: FGSM |"
+    )
+    assert [line.split(" | ")[0] for line in lines[2:5]] == [
+        *("| 0", "| 0.1", "| 0.3"),
+    ]
+    assert lines[6] == "| check | ordinary | stable network |"
+    assert any("zero | passed, share 0 | passed" in line for line in lines)
+    assert all(line.count("|") == 4 for line in lines if line)
 
     record = json.loads((tmp_path / "ordinary/evaluation.json").read_text())
     record["num_images"] = 31
