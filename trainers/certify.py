@@ -30,11 +30,19 @@ from trainers.certified_recipe import CertifiedRecipe
 RADII = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.25, 1.58, 2.0)
 
 _MODEL = flags.DEFINE_string(
-    "model", None, "A .keras file to certify, without training."
+    "model",
+    None,
+    "A .keras file to certify, without training.",
+    allow_override=True,
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Directory to write to.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Directory to write to.", allow_override=True
+)
 _VALIDATION = flags.DEFINE_bool(
-    "validation", False, "Hold out the last 10 000 training images."
+    "validation",
+    False,
+    "Hold out the last 10 000 training images.",
+    allow_override=True,
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Directory of the TFDS data sets.", allow_override=True

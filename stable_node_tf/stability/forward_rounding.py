@@ -95,8 +95,8 @@ def after_euler(
     """The state after N steps u + hσ(Au + b) of explicit Euler, σ(0) = 0.
 
     With γ the Lipschitz constant of one step in real arithmetic, the error
-    obeys e⁺ <= γe + local. The norm of u_k is at most γ^k |u_0| plus that of
-    the solution from the origin after k steps.
+    obeys e⁺ <= γe + local. The norm of u_k in real arithmetic is at most
+    γ^k |u_0| plus that of the solution from the origin after k steps.
 
     Args:
       state: before the first step.
@@ -116,8 +116,8 @@ def after_euler(
     norm = spectral_norm_bound(kernel)
     absolute = spectral_norm_bound(np.abs(kernel))
     gamma = _gamma(len(kernel) + 2, unit)
-    start, error, reach = state.size, state.error, 1.0
-    size = start
+    error, reach = state.error, 1.0
+    size, start = state.size, state.size + state.error
     for origin in origin_norms[1:]:
         slope = norm * size + shift
         local = (step * gamma) * (absolute * size + shift)
