@@ -22,7 +22,8 @@ def checkpointed_loop(
     first (Griewank, Optim. Methods Softw. 1 (1992) 35-54, with one level). So
     about √n segments of √n steps keep about √n states and √n steps in memory,
     instead of n, for one more forward pass. The loop over the segments is a
-    `tf.while_loop`, so that no compiler merges the two passes.
+    `tf.while_loop`, so that no compiler merges the two passes, and takes one
+    segment at a time: it could compute several again ahead of time.
 
     Args:
       segment: (index, state, constants) -> state.
@@ -65,6 +66,7 @@ def checkpointed_loop(
             forward,
             (tf.constant(0), list(start), arrays),
             maximum_iterations=num_segments,
+            parallel_iterations=1,
         )
         # Plain tensors: a SavedModel could not keep the arrays themselves.
         starts = [array.stack() for array in arrays]
@@ -90,6 +92,7 @@ def checkpointed_loop(
                     [tf.zeros_like(c) for c in arguments[width:]],
                 ),
                 maximum_iterations=num_segments,
+                parallel_iterations=1,
             )
             return [*upstream, *sums]
 
