@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import app, flags
 from absl.testing import flagsaver
 
-from stable_node_tf import export, ode_classifier
+from stable_node_tf import Euler, export, ode_classifier
 from trainers import (
     attack_report,
     attack_suite,
@@ -179,9 +179,14 @@ def test_train_into_a_file_is_one_clear_line(tmp_path, data):
         run(train, **TINY, output=tmp_path / "file")
 
 
+def small_model(seed=0):
+    """Two steps of Euler: quick to trace."""
+    return ode_classifier(width=8, solver=Euler(2), seed=seed)
+
+
 def test_evaluate_reports_and_writes(tmp_path, data, capsys):
     pytest.importorskip("matplotlib")
-    model = ode_classifier(width=8)
+    model = small_model()
     model.save(tmp_path / "model.keras")
     output = tmp_path / "out"
     run(
@@ -228,8 +233,8 @@ SMALL = {
 
 
 def test_evaluate_runs_every_attack_and_check(tmp_path, data, capsys):
-    export.export(ode_classifier(width=8), tmp_path)
-    ode_classifier(width=8).save(tmp_path / "model.keras")
+    export.export(small_model(), tmp_path)
+    small_model().save(tmp_path / "model.keras")
     out = tmp_path / "out"
     run(evaluate, model=tmp_path, attacks="all", output=out, **SMALL)
     record = json.loads((out / "evaluation.json").read_text())
@@ -260,7 +265,7 @@ def test_evaluate_shows_failed_checks_in_red():
 
 
 def test_evaluate_says_what_it_cannot_check(tmp_path, data, capsys):
-    export.export(ode_classifier(width=8), tmp_path / "saved")
+    export.export(small_model(), tmp_path / "saved")
     run(evaluate, model=tmp_path / "saved", **SMALL)
     assert "Not checked" in capsys.readouterr().out
 
@@ -269,7 +274,7 @@ def test_evaluate_carries_on_where_it_was_interrupted(
     tmp_path, data, monkeypatch, capsys
 ):
     path = tmp_path / "model.keras"
-    ode_classifier(width=8).save(path)
+    small_model().save(path)
     values = SMALL | {"model": path, "output": tmp_path / "out"}
     values["attacks"] = "fgsm,pgd,square"
     calls = []
@@ -313,7 +318,7 @@ def test_evaluate_says_what_to_do_where_xla_fails(tmp_path, data, monkeypatch):
         raise tf.errors.UnimplementedError(None, None, "no such thing\nat all")
 
     monkeypatch.setattr(attack_suite, "attack_curve", refused)
-    ode_classifier(width=8).save(tmp_path / "model.keras")
+    small_model().save(tmp_path / "model.keras")
     with pytest.raises(SystemExit, match="^error: no such thing .*nojit"):
         run(evaluate, model=tmp_path / "model.keras")
 
@@ -323,7 +328,7 @@ def test_evaluate_does_not_take_the_figures_of_another_model(tmp_path, data):
     figures = []
     for seed in (0, 1):
         path = tmp_path / "model.keras"
-        ode_classifier(width=8, seed=seed).save(path)
+        small_model(seed).save(path)
         run(evaluate, model=path, output=out, **SMALL)
         figures.append(json.loads((out / "evaluation.json").read_text()))
     assert figures[0]["digest"] != figures[1]["digest"]
@@ -336,7 +341,7 @@ def test_evaluate_does_not_take_the_figures_of_another_model(tmp_path, data):
 def test_evaluations_are_set_beside_each_other(tmp_path, data, capsys):
     for seed, name in enumerate(("ordinary", "stable_network")):
         path = tmp_path / f"{name}.keras"
-        ode_classifier(width=8, seed=seed).save(path)
+        small_model(seed).save(path)
         run(evaluate, model=path, output=tmp_path / name, **SMALL)
     capsys.readouterr()
     files = [
