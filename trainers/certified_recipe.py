@@ -40,8 +40,8 @@ class CertifiedRecipe:
     terminal_time: float = 0.1
     num_steps: int = 1
     damping: float = 19.0
-    scale: float = 2.0
-    epochs: int = 15
+    scale: float = 1.75
+    epochs: int = 10
     batch_size: int = 256
     learning_rate: float = 5e-3
     seed: int = 0

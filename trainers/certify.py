@@ -1,6 +1,6 @@
 """Trains a classifier for certified accuracy, or certifies a trained one.
 
-    python -m trainers.certify --output=results/mnist/certified --set=epochs=15
+    python -m trainers.certify --output=results/mnist/certified --set=epochs=10
     python -m trainers.certify --model=results/mnist/certified/model.keras
 
 The first trains, writes model.keras, 1 (a SavedModel) and certified.json into
