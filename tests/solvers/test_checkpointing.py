@@ -95,7 +95,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-@pytest.mark.skip(reason="to be measured since segments run one at a time")
 def test_memory_grows_like_the_root_of_the_number_of_steps():
     """One state has 1 MiB; 400 steps keep 800 MiB, 20 segments about 80."""
 
