@@ -27,7 +27,8 @@ class MarginCrossentropy(keras.losses.Loss):
       ValueError: if it is not finite and positive.
 
     >>> loss = MarginCrossentropy(scale=2.0)
-    >>> round(float(loss([0], [[1.0, 0.0]])), 4)
+    >>> logits = keras.ops.array([[1.0, 0.0]])
+    >>> round(float(loss(keras.ops.array([0]), logits)), 4)
     0.0635
     """
 

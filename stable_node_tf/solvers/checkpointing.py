@@ -39,7 +39,8 @@ def checkpointed_loop(
 
     >>> double = lambda index, u, c: 2 * u
     >>> u = tf.constant(3.0)
-    >>> checkpointed_loop(double, pull_back_by_tape(double), u, (), 2).numpy()
+    >>> pull_back = pull_back_by_tape(double)
+    >>> float(checkpointed_loop(double, pull_back, u, (), 2))
     12.0
     """
     pack = tf.nest.pack_sequence_as

@@ -86,7 +86,7 @@ def test_contractive_flows_stay_contractive_at_any_step(seed, stiffness):
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 10**6), scale=st.floats(0.1, 100.0))
+@given(seed=st.integers(0, 10**6), scale=st.floats(0.1, 5.0))
 def test_nonlinear_contractive_flows_as_well(seed, scale):
     """u' = σ(b - c u), every entry on its own."""
     rng = np.random.default_rng(seed)
