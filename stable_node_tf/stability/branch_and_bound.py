@@ -4,16 +4,9 @@ import time
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
-from stable_node_tf.stability.certificate_search import (
-    certificate_matrix,
-    minimise_certificate,
-)
-from stable_node_tf.stability.rounding import (
-    largest_eigenvalue_above,
-    norm_of_rounding,
-)
+from stable_node_tf.stability.certificate_bound import bound_above
+from stable_node_tf.stability.certificate_search import minimise_certificate
 
 _BATCH = 256
 _EIGENVECTORS = 3
@@ -34,20 +27,6 @@ class _Nodes(NamedTuple):
 def _join(*parts: _Nodes) -> _Nodes:
     return _Nodes(
         *(np.concatenate(fields) for fields in zip(*parts, strict=True))
-    )
-
-
-@tf.function(
-    input_signature=[tf.TensorSpec([None, None, None], tf.float64)]
-    + [tf.TensorSpec([None, None], tf.float64)] * 3,
-    autograph=False,
-)
-def _certificate_matrices(matrix, certificate, lower_slope, upper_slope):
-    """M(t), and M(t) of |A|, which bounds the sums that M(t) is made of."""
-    slopes = lower_slope, upper_slope
-    return (
-        certificate_matrix(matrix, certificate, *slopes),
-        certificate_matrix(tf.abs(matrix), certificate, *slopes),
     )
 
 
@@ -90,14 +69,8 @@ def close_gap(
     def evaluate(nodes):
         """Proven bounds, and the eigenvectors of the largest eigenvalues."""
         rows = np.broadcast_to(matrix, (len(nodes.bound), size, size))
-        bounds, magnitudes = (
-            value.numpy()
-            for value in _certificate_matrices(
-                rows, nodes.certificate, nodes.lower_slope, nodes.upper_slope
-            )
-        )
-        proven = largest_eigenvalue_above(
-            bounds, norm_of_rounding(magnitudes, size + 8)
+        proven, bounds = bound_above(
+            rows, nodes.certificate, nodes.lower_slope, nodes.upper_slope
         )
         return proven, np.linalg.eigh(bounds)[1][:, :, -_EIGENVECTORS:]
 

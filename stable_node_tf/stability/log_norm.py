@@ -7,6 +7,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from stable_node_tf.stability.branch_and_bound import close_gap
+from stable_node_tf.stability.certificate_bound import bound_above
 from stable_node_tf.stability.certificate_search import (
     certificate_matrix,
     minimise_certificate,
@@ -18,11 +19,7 @@ from stable_node_tf.stability.checks import (
     check_number,
     check_step,
 )
-from stable_node_tf.stability.rounding import (
-    largest_eigenvalue_above,
-    norm_of_rounding,
-    relative_rounding,
-)
+from stable_node_tf.stability.rounding import relative_rounding
 from stable_node_tf.stability.witness_search import maximise_witness
 
 
@@ -141,17 +138,7 @@ def certified_log_norm(
     A, exponent = _normalised(check_matrix(matrix))
     t = np.ldexp(check_certificate(certificate, len(A)), -exponent)
     h = np.ldexp(check_step(step), exponent)
-    bound, magnitude = (
-        certificate_matrix(
-            tf.constant(signed), tf.constant(t), np.float64(alpha), 1.0, h
-        ).numpy()
-        for signed in (A, np.abs(A))
-    )
-    if not np.all(np.isfinite(magnitude)):
-        return np.inf
-    scaled = largest_eigenvalue_above(
-        bound, norm_of_rounding(magnitude, len(A) + 24)
-    )
+    scaled, _ = bound_above(A, t, alpha, 1.0, h)
     return float(np.nextafter(np.ldexp(scaled, exponent), np.inf))
 
 
