@@ -55,9 +55,9 @@ class StabilityMonitor(keras.callbacks.Callback):
         for layer in self._layers:
             layer.assert_constraints()
             prefix = f"{layer.name}/" if len(self._layers) > 1 else ""
-            report = layer.stability(starts=32)
-            logs[f"{prefix}delta_lower"] = report.delta_lower
-            logs[f"{prefix}delta_upper"] = report.delta_upper
+            lower, upper = layer.delta_bounds(starts=32)
+            logs[f"{prefix}delta_lower"] = lower
+            logs[f"{prefix}delta_upper"] = upper
             if layer.delta_bar is not None:
                 moved = self._value(layer.total_perturbation) - next(before)
                 logs[f"{prefix}perturbation"] = moved / steps

@@ -265,19 +265,30 @@ class StableODELayer(keras.layers.Layer):
         Raises:
           ValueError: if the layer has no weights yet, or A is not finite.
         """
-        kernel = self._kernel_value()
-        bracket = worst_case_log_norm(kernel, self.alpha, **kwargs)
-        upper = bracket.upper
-        if self.delta_bar is not None:
-            upper = min(upper, self._certified_upper(kernel))
+        lower, upper = self.delta_bounds(**kwargs)
         bound = self.lipschitz_bound(upper)
         return StabilityReport(
-            bracket.lower,
+            lower,
             upper,
             self.delta_bar,
             bound.value,
             f"{bound.holds_for}, 2-norm, real arithmetic",
         )
+
+    def delta_bounds(self, **kwargs) -> tuple[float, float]:
+        """Bounds δ from below and above, for less than `stability` costs.
+
+        Args:
+          **kwargs: of `worst_case_log_norm`, `exact=True` for example.
+
+        Raises:
+          ValueError: if the layer has no weights yet, or A is not finite.
+        """
+        kernel = self._kernel_value()
+        lower, upper, *_ = worst_case_log_norm(kernel, self.alpha, **kwargs)
+        if self.delta_bar is not None:
+            upper = min(upper, self._certified_upper(kernel))
+        return lower, upper
 
     def lipschitz_bound(self, delta: float | None = None) -> LipschitzBound:
         """Bounds the Lipschitz constant of the layer in real arithmetic.
