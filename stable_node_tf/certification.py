@@ -155,8 +155,12 @@ def certified_radii(
     >>> labels.shape, radii.shape
     ((3,), (3,))
     """
-    certify = certifier(model)
+    return _radii(model, certifier(model), images, batch_size)
 
+
+def _radii(
+    model: keras.Model, certify: Certifier, images: Any, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
     @tf.function(autograph=False)
     def answer(batch):
         logits = model(batch, training=False)
@@ -206,7 +210,8 @@ def certified_accuracy(
             "`radii` must be a list of finite numbers >= 0. "
             f"Received: radii={radii!r}"
         )
-    predicted, proven = certified_radii(model, images, batch_size)
+    certify = certifier(model)
+    predicted, proven = _radii(model, certify, images, batch_size)
     correct = predicted == np.asarray(labels)
     # "Within" includes the sphere, on which nothing is proven.
     safe = correct[None, :] & (proven[None, :] > budgets[:, None])
@@ -214,7 +219,7 @@ def certified_accuracy(
         budgets,
         safe.mean(axis=1),
         float(correct.mean()),
-        certifier(model).holds_for,
+        certify.holds_for,
         len(correct),
     )
 
