@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow_probability.python.math import ode
 
 MAX_NUM_STEPS = 1000
-ADVICE = (
+_ADVICE = (
     "Raise max_num_steps, loosen rtol and atol, use a fixed grid ('euler' or "
     "'rk4'), or 'bdf' if the problem is stiff."
 )
@@ -40,7 +40,9 @@ class _CappedDormandPrince(ode.DormandPrince):
             | ~tf.math.is_finite(state.step_size)
             | (state.current_time + state.step_size <= state.current_time)
         )
-        with tf.control_dependencies([_refuse(stuck, self)]):
+        with tf.control_dependencies(
+            [refuse(stuck, self.name, self._max_num_steps)]
+        ):
             time = state.current_time
             time = tf.where(stuck, tf.constant(np.inf, time.dtype), time)
         poison = functools.partial(_poison, stuck)
@@ -57,21 +59,24 @@ class _CappedBDF(ode.BDF):
     def _solve(self, *args: Any, **kwargs: Any) -> Any:
         results = super()._solve(*args, **kwargs)
         stuck = results.diagnostics.status < 0
-        with tf.control_dependencies([_refuse(stuck, self)]):
+        with tf.control_dependencies(
+            [refuse(stuck, self.name, self._max_num_steps)]
+        ):
             return results._replace(states=_poison(stuck, results.states))
 
 
 CAPPED = {ode.DormandPrince: _CappedDormandPrince, ode.BDF: _CappedBDF}
 
 
-def _refuse(stuck: tf.Tensor, solver: ode.Solver) -> Any:
+def refuse(stuck: tf.Tensor, name: str, max_num_steps: Any) -> Any:
+    """Asserts that an adaptive solver is not stuck, or says what to do."""
     return tf.debugging.Assert(
         ~stuck,
         [
             (
-                f"{solver.name} did not reach the next solution time in "
-                f"max_num_steps={solver._max_num_steps} steps, or its step "
-                f"size underflowed or became NaN. {ADVICE}"
+                f"{name} did not reach the next solution time in "
+                f"max_num_steps={max_num_steps} steps, or its step size "
+                f"underflowed or became NaN. {_ADVICE}"
             )
         ],
     )

@@ -120,29 +120,6 @@ class FixedGrid(ode.Solver):
           ValueError: if `solution_times` is not a vector of known length, or
             `ode_fn` does not return the shape of the state.
         """
-        del jacobian_sparsity, batch_ndims
-        return self._solve(
-            ode_fn,
-            initial_time,
-            initial_state,
-            solution_times,
-            jacobian_fn,
-            previous_solver_internal_state=previous_solver_internal_state,
-            constants=constants,
-        )
-
-    def _solve(
-        self,
-        ode_fn: OdeFn,
-        initial_time: Any,
-        initial_state: Any,
-        solution_times: Any,
-        jacobian_fn: Any = None,
-        jacobian_sparsity: Any = None,
-        batch_ndims: int | None = None,
-        previous_solver_internal_state: Any = None,
-        constants: Mapping[str, Any] | None = None,
-    ) -> Any:
         del jacobian_sparsity, batch_ndims, previous_solver_internal_state
         state = tf.nest.map_structure(tf.convert_to_tensor, initial_state)
         dtype = tf.nest.flatten(state)[0].dtype.real_dtype
@@ -155,12 +132,7 @@ class FixedGrid(ode.Solver):
             states.append(state)
             ends, num_steps = tf.unstack(times)[1:], 1
         else:
-            times = in_dtype(solution_times, dtype)
-            if times.shape.rank != 1 or times.shape[0] is None:
-                raise ValueError(
-                    "`solution_times` must be a vector of known length. "
-                    f"Received: solution_times of shape {times.shape}"
-                )
+            times = times_in_dtype(solution_times, dtype)
             ends, num_steps = tf.unstack(times), self.num_steps
         evaluations: Any = 0
         for end in ends:
@@ -187,6 +159,9 @@ class FixedGrid(ode.Solver):
             ),
             solver_internal_state=(),
         )
+
+    def _solve(self, *args: Any, **kwargs: Any) -> Any:
+        return self.solve(*args, **kwargs)
 
     def _initialize_solver_internal_state(
         self, ode_fn: OdeFn, initial_time: Any, initial_state: Any
@@ -281,6 +256,17 @@ def segments(num_steps: int) -> tuple[int, int, int]:
 def in_dtype(value: Any, dtype: tf.DType) -> tf.Tensor:
     """Casts; Python numbers without a detour through float32."""
     return tf.cast(tf.convert_to_tensor(value, dtype_hint=dtype), dtype)
+
+
+def times_in_dtype(solution_times: Any, dtype: tf.DType) -> tf.Tensor:
+    """Casts solution times, which must be a vector of known length."""
+    times = in_dtype(solution_times, dtype)
+    if times.shape.rank != 1 or times.shape[0] is None:
+        raise ValueError(
+            "`solution_times` must be a vector of known length. "
+            f"Received: solution_times of shape {times.shape}"
+        )
+    return times
 
 
 def check_count(value: int, name: str) -> int:

@@ -9,8 +9,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability.python.math import ode
 
-from stable_node_tf.solvers.capped import ADVICE
-from stable_node_tf.solvers.fixed_grid import OdeFn, check_count, in_dtype
+from stable_node_tf.solvers.capped import refuse
+from stable_node_tf.solvers.fixed_grid import (
+    OdeFn,
+    check_count,
+    in_dtype,
+    times_in_dtype,
+)
 from stable_node_tf.solvers.tableaux import (
     DORMAND_PRINCE_5,
     DORMAND_PRINCE_ERROR,
@@ -176,12 +181,7 @@ class PerSampleDormandPrince(ode.Solver):
                 "`PerSampleDormandPrince` needs `solution_times`: its rows "
                 "choose different ones. Received: ChosenBySolver"
             )
-        times = in_dtype(solution_times, state.dtype)
-        if times.shape.rank != 1 or times.shape[0] is None:
-            raise ValueError(
-                "`solution_times` must be a vector of known length. "
-                f"Received: solution_times of shape {times.shape}"
-            )
+        times = times_in_dtype(solution_times, state.dtype)
         constants = tf.nest.map_structure(
             lambda c: in_dtype(c, state.dtype), dict(constants or {})
         )
@@ -245,15 +245,10 @@ class PerSampleDormandPrince(ode.Solver):
             state, *flat_constants
         )
         arrived = time >= end
-        check = tf.debugging.Assert(
-            tf.reduce_all(arrived),
-            [
-                f"{self.name} did not reach the next solution time in "
-                f"max_num_steps={self.max_num_steps} steps, or its step size "
-                f"underflowed or became NaN. {ADVICE}"
-            ],
-        )
-        with tf.control_dependencies([check]):
+        stuck = ~tf.reduce_all(arrived)
+        with tf.control_dependencies(
+            [refuse(stuck, self.name, self.max_num_steps)]
+        ):
             nan = tf.constant(np.nan, state.dtype)
             last = tf.where(arrived, last, nan)
         accepted, rejected, last_step, arrived = (
