@@ -196,7 +196,7 @@ def main(argv):
     del argv
     model = load_model(_MODEL.value)
     test = datasets.load("mnist").test
-    images, labels = test.images.astype(np.float32) / 255.0, test.labels
+    images, labels = test.pixels, test.labels
     few = slice(_IMAGES.value)
     timed = speed(model, images, labels, _ROUNDS.value)
     agreed = []

@@ -10,7 +10,7 @@ from stable_node_tf.certified_classifier import certified_classifier
 from stable_node_tf.losses import MarginCrossentropy
 from stable_node_tf.stability.checks import check_alpha, check_number
 from trainers import datasets
-from trainers.recipe import fingerprint
+from trainers.recipe import fingerprint, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,29 +49,18 @@ class CertifiedRecipe:
 
     def __post_init__(self) -> None:
         """Refuses values that no training run can have."""
-        if self.dataset not in datasets.NAMES:
-            raise ValueError(
-                f"`dataset` must be one of {datasets.NAMES}. "
-                f"Received: dataset={self.dataset!r}"
-            )
+        known = self.dataset in datasets.NAMES
+        require(known, "dataset", self.dataset, f"one of {datasets.NAMES}")
         for name in ("width", "blocks", "num_steps", "epochs", "batch_size"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"`{name}` must be a positive integer. "
-                    f"Received: {name}={value!r}"
-                )
+            whole = isinstance(value, int) and value >= 1
+            require(whole, name, value, "a positive integer")
         for name in ("terminal_time", "damping", "scale", "learning_rate"):
             value = check_number(getattr(self, name), name)
-            if value <= 0.0:
-                raise ValueError(
-                    f"`{name}` must be positive. Received: {name}={value}"
-                )
+            require(value > 0.0, name, value, "positive")
         check_alpha(self.alpha)
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(
-                f"`seed` must be an integer >= 0. Received: seed={self.seed!r}"
-            )
+        whole = isinstance(self.seed, int) and self.seed >= 0
+        require(whole, "seed", self.seed, "an integer >= 0")
 
     @classmethod
     def parse(cls, dataset: str, settings: Sequence[str]) -> "CertifiedRecipe":

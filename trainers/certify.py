@@ -17,15 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
-import numpy as np
 import rich
 from absl import app, flags, logging
 from rich.table import Table
 
-from stable_node_tf import export
 from stable_node_tf.certification import CertifiedCurve, certified_accuracy
 from trainers import datasets, report, training
 from trainers.certified_recipe import CertifiedRecipe
+from trainers.measurement import load_model
 
 RADII = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.25, 1.58, 2.0)
 
@@ -62,8 +61,7 @@ def certify(
     model: keras.Model, split: datasets.Split, radii: Sequence[float]
 ) -> CertifiedCurve:
     """Certified accuracy of a model on a split, pixels scaled to [0, 1]."""
-    images = split.images.astype(np.float32) / 255.0
-    return certified_accuracy(model, images, split.labels, radii)
+    return certified_accuracy(model, split.pixels, split.labels, radii)
 
 
 def table(curve: CertifiedCurve, title: str) -> Table:
@@ -108,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
             validation=_VALIDATION.value,
         )
         if _MODEL.value:
-            model = keras.saving.load_model(_MODEL.value, compile=False)
+            model = load_model(_MODEL.value)
         else:
             model = _train(recipe, data, Path(_OUTPUT.value))
         split = data.validation if _VALIDATION.value else data.test
@@ -138,10 +136,7 @@ def _train(
         "validated" if _VALIDATION.value else "certified",
         data.validation if _VALIDATION.value else None,
     ).model
-    unfinished = output / ".model.tmp.keras"
-    model.save(unfinished)
-    unfinished.replace(output / "model.keras")
-    export.export(model, output)
+    training.save(model, output)
     return model
 
 

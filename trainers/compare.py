@@ -29,7 +29,8 @@ from stable_node_tf.stability.certificates import (
     spectral_norm_bound,
 )
 from trainers import datasets, pictures, report, training
-from trainers.measurement import EPSILONS, fgsm_curve, points
+from trainers.attack_suite import attack_curve
+from trainers.measurement import EPSILONS, points
 from trainers.recipe import Recipe
 
 PRESETS = {
@@ -151,11 +152,12 @@ def compare(recipe: Recipe, preset: str, directory: Path) -> None:
             ("fgsm", trained.model),
             ("saved_model_fgsm", export.load(saved)),
         ):
-            curve = fgsm_curve(
+            curve = attack_curve(
+                "fgsm",
                 model,
-                data.test.images,
+                data.test.pixels,
                 data.test.labels,
-                EPSILONS,
+                {"epsilons": EPSILONS},
                 f"Attacking {name}" + " reloaded" * (key != "fgsm"),
             )
             summary.setdefault("clean_accuracy", curve.clean_accuracy)
@@ -195,8 +197,8 @@ def draw(
 
     # The first image of each of the first classes to show up.
     firsts = np.sort(np.unique(test.labels, return_index=True)[1])[:_SHOWN]
-    images = test.images[firsts].astype(np.float32) / 255.0
-    labels = test.labels[firsts]
+    shown = test.take(firsts)
+    images, labels = shown.pixels, shown.labels
     attacked = {}
     for name in ("ordinary", "stable_network"):
         adversarial, _ = attacks.fgsm(
@@ -214,7 +216,7 @@ def draw(
         datasets.CLASS_NAMES[results["dataset"]],
     )
 
-    images = test.images[:_PAIRS].astype(np.float32) / 255.0
+    images = test.take(slice(_PAIRS)).pixels
     times = np.linspace(0.0, 1.0, 11)
     separations, uppers = {}, {}
     for summary in results["models"]:

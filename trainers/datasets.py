@@ -51,6 +51,15 @@ class Split(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
 
+    @property
+    def pixels(self) -> np.ndarray:
+        """The images as the models take them: float32 from 0 to 1."""
+        return self.images.astype(np.float32) / 255.0
+
+    def take(self, rows: slice | np.ndarray) -> "Split":
+        """Some of the images and their labels."""
+        return Split(self.images[rows], self.labels[rows])
+
 
 class Dataset(NamedTuple):
     """A data set in its splits.

@@ -141,9 +141,8 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
     model = load_model(_MODEL.value)
     memory = _in_memory(model)
     test = datasets.load(_DATASET.value, data_dir=_DATA_DIR.value).test
-    count = min(_NUM_IMAGES.value or len(test.labels), len(test.labels))
-    images = test.images[:count].astype(np.float32) / 255.0
-    labels = test.labels[:count]
+    test = test.take(slice(_NUM_IMAGES.value))
+    images, labels = test.pixels, test.labels
 
     path = output / "evaluation.json" if output else None
     record = attack_suite.open_record(
@@ -152,7 +151,7 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
         if isinstance(model, export.ExportedModel)
         else Path(_MODEL.value),
         _DATASET.value,
-        count,
+        len(labels),
     )
     curves = attack_suite.run(suite, model, images, labels, record, path)
     rich.print(attack_report.heading(record))

@@ -63,22 +63,22 @@ class Recipe:
             ("activation", tuple(_ACTIVATIONS)),
         ):
             value = getattr(self, name)
-            _require(value in choices, name, value, f"one of {choices}")
+            require(value in choices, name, value, f"one of {choices}")
         for name in ("width", "num_steps", "epochs", "batch_size"):
             value = getattr(self, name)
             whole = isinstance(value, int) and value >= 1
-            _require(whole, name, value, "a positive integer")
+            require(whole, name, value, "a positive integer")
         whole = isinstance(self.seed, int) and self.seed >= 0
-        _require(whole, "seed", self.seed, "an integer >= 0")
+        require(whole, "seed", self.seed, "an integer >= 0")
         for name in ("learning_rate", "encoder_max_norm", "readout_max_norm"):
             value = getattr(self, name)
             if value is not None or name == "learning_rate":
                 number = check_number(value, name)
-                _require(number > 0.0, name, value, "positive")
+                require(number > 0.0, name, value, "positive")
         if self.delta_bar is not None:
             check_number(self.delta_bar, "delta_bar")
         rotation = check_number(self.rotation, "rotation")
-        _require(rotation >= 0.0, "rotation", rotation, "at least 0")
+        require(rotation >= 0.0, "rotation", rotation, "at least 0")
         self._activation()
         self._solver()
 
@@ -125,6 +125,7 @@ def fingerprint(recipe: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _require(condition: bool, name: str, value: Any, what: str) -> None:
+def require(condition: bool, name: str, value: Any, what: str) -> None:
+    """Raises ValueError, saying what a field must be, unless it is that."""
     if not condition:
         raise ValueError(f"`{name}` must be {what}. Received: {name}={value!r}")

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from stable_node_tf import export
 from trainers import datasets, report, training
 from trainers.recipe import Recipe
 
@@ -115,10 +114,7 @@ def main(argv: Sequence[str]) -> None:
             data.validation if _VALIDATION.value else None,
         )
         model = trained.model
-        unfinished = output / ".model.tmp.keras"
-        model.save(unfinished)
-        unfinished.replace(output / "model.keras")
-        version = export.export(model, output)
+        version = training.save(model, output)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         sys.exit(f"error: {error}")
     stability = model.get_layer("ode").stability()._asdict()

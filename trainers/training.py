@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from stable_node_tf import export
 from stable_node_tf.callbacks import StabilityMonitor
 from trainers import report
 from trainers.certified_recipe import CertifiedRecipe
@@ -90,7 +90,11 @@ def train(
             initial_epoch=epoch,
             epochs=recipe.epochs,
             steps_per_epoch=steps_per_epoch,
-            validation_data=None if validation is None else _pixels(validation),
+            validation_data=validation
+            and (
+                validation.pixels,
+                validation.labels,
+            ),
             validation_batch_size=1000,
             callbacks=[StabilityMonitor(), checkpoints],
             shuffle=False,
@@ -99,6 +103,21 @@ def train(
     return Trained(
         model, float(checkpoints.seconds), int(optimizer.iterations.numpy())
     )
+
+
+def save(model: keras.Model, directory: Path) -> Path:
+    """Writes model.keras and a SavedModel, each of them complete or not at all.
+
+    Returns:
+      The version directory of the SavedModel.
+
+    Raises:
+      ValueError, NotADirectoryError: as `stable_node_tf.export.export`.
+    """
+    unfinished = directory / ".model.tmp.keras"
+    model.save(unfinished)
+    unfinished.replace(directory / "model.keras")
+    return export.export(model, directory)
 
 
 def _batches(
@@ -120,10 +139,6 @@ def _batches(
 
     epochs = tf.data.Dataset.range(first_epoch, recipe.epochs)
     return epochs.flat_map(epoch_order).map(gather).prefetch(8)
-
-
-def _pixels(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    return split.images.astype(np.float32) / 255.0, split.labels
 
 
 def _write_recipe(recipe: Recipe | CertifiedRecipe, folder: Path) -> None:
