@@ -24,14 +24,26 @@ _SQUARE, _CUBE = 0.354, 0.181
 
 
 class ClippedMatrix(NamedTuple):
-    """A matrix with clipped singular values, and what was clipped.
+    """A matrix with clipped singular values.
+
+    Attributes:
+      matrix: of shape (m, n), as the argument.
+      inside: bool, whether `matrix` is the argument itself.
+    """
+
+    matrix: tf.Tensor
+    inside: tf.Tensor
+
+
+class ClippedByProducts(NamedTuple):
+    """A `ClippedMatrix`, and what was clipped.
 
     Attributes:
       matrix: of shape (m, n), as the argument.
       inside: bool, whether `matrix` is the argument itself.
       excess: V diag(σ²/limit² - 1)₊ Vᵀ, to about 1e-4, of shape (n, n).
-      active: the projector V diag(σ > limit) Vᵀ, of shape (n, n); under XLA
-        the step at the limit is smoothed.
+      active: the projector V diag(σ > limit) Vᵀ, of shape (n, n), with a
+        smoothed step at the limit.
     """
 
     matrix: tf.Tensor
@@ -92,28 +104,14 @@ def clip_singular_values(matrix, limit) -> ClippedMatrix:
     """
     matrix = tf.convert_to_tensor(matrix)
     if compiled_by_xla():
-        return clip_by_products(matrix, limit)
-    return clip_by_eigenvectors(
-        eigendecompose(scaled_gram(matrix, limit), limit)
-    )
+        return ClippedMatrix(*clip_by_products(matrix, limit)[:2])
+    return clip_by_eigenvectors(eigendecompose(matrix, limit))
 
 
 def compiled_by_xla() -> bool:
     """Whether the operations created here will be compiled by XLA."""
     graph = tf.compat.v1.get_default_graph()
     return control_flow_util.GraphOrParentsInXlaContext(graph)
-
-
-class ScaledGram(NamedTuple):
-    """What is decomposed to clip a matrix M.
-
-    Attributes:
-      matrix: M, not larger than floating point can clip, of shape (m, n).
-      gram: MᵀM / limit², of shape (n, n); zero if M is not finite.
-    """
-
-    matrix: tf.Tensor
-    gram: tf.Tensor
 
 
 class Eigendecomposition(NamedTuple):
@@ -132,63 +130,52 @@ class Eigendecomposition(NamedTuple):
     clipped: tf.Tensor
 
 
-def scaled_gram(matrix, limit) -> ScaledGram:
-    """The first of the three steps of `clip_singular_values`.
+def eigendecompose(matrix, limit) -> Eigendecomposition:
+    """The first of the two steps of `clip_singular_values`.
 
-    The first and the last are for a caller to compile by XLA together with what
-    comes before and after; the eigendecomposition between them is not.
-    """
-    matrix = _within_reach(matrix, limit)
-    scaled = matrix / (limit * (1 - _room(matrix)))
-    gram = tf.matmul(scaled, scaled, transpose_a=True)
-    # The eigendecomposition stops the program at NaN; training may go on.
-    healthy = tf.math.is_finite(tf.reduce_sum(gram))
-    return ScaledGram(matrix, tf.where(healthy, gram, tf.zeros_like(gram)))
-
-
-def eigendecompose(scaled: ScaledGram, limit) -> Eigendecomposition:
-    """The second step: large singular values make for large errors.
-
-    They are clipped at once, with an error that the next clipping mends.
+    The second is for a caller to compile by XLA together with what comes after;
+    this one is not. Large singular values make for large errors; they are
+    clipped at once, with an error that the second step mends.
     """
 
-    def decompose(scaled, clipped):
-        eigenvalues, vectors = tf.linalg.eigh(scaled.gram)
-        return Eigendecomposition(scaled.matrix, eigenvalues, vectors, clipped)
+    def decompose(matrix, clipped):
+        scaled = matrix / (limit * (1 - _room(matrix)))
+        gram = tf.matmul(scaled, scaled, transpose_a=True)
+        # The eigendecomposition stops the program at NaN; training may go on.
+        finite = tf.math.is_finite(tf.reduce_sum(gram))
+        gram = tf.where(finite, gram, tf.zeros_like(gram))
+        eigenvalues, vectors = tf.linalg.eigh(gram)
+        clipped = tf.constant(clipped)
+        return (
+            Eigendecomposition(matrix, eigenvalues, vectors, clipped),
+            finite,
+        )
+
+    def is_large(decomposition):
+        return tf.reduce_max(decomposition.eigenvalues) > 2.0
 
     def again(decomposition):
         matrix = clip_by_eigenvectors(decomposition).matrix
-        return (decompose(scaled_gram(matrix, limit), tf.constant(True)),)
+        return decompose(matrix, clipped=True)[:1]
 
-    def is_large(decomposition):
-        return decomposition.eigenvalues[-1] > 2.0
+    def in_several_passes():
+        start = decompose(_within_reach(matrix, limit), clipped=False)[:1]
+        return tf.while_loop(
+            is_large, again, start, maximum_iterations=_MOST_PASSES
+        )[0]
 
-    first = decompose(scaled, tf.constant(False))
-    return tf.cond(
-        is_large(first),
-        lambda: tf.while_loop(
-            is_large, again, (first,), maximum_iterations=_MOST_PASSES
-        )[0],
-        lambda: first,
-    )
+    first, finite = decompose(matrix, clipped=False)
+    return tf.cond(finite & ~is_large(first), lambda: first, in_several_passes)
 
 
 def clip_by_eigenvectors(decomposition: Eigendecomposition) -> ClippedMatrix:
-    """The last step of `clip_singular_values`."""
+    """The second step of `clip_singular_values`."""
     matrix, eigenvalues, vectors, clipped = decomposition
-    excess = tf.maximum(eigenvalues - 1.0, 0.0)
-
-    def conjugate(values):
-        return tf.matmul(vectors * values, vectors, transpose_b=True)
-
-    inside = eigenvalues[-1] <= 1.0 + _room(matrix)
-    shrunk = tf.matmul(matrix, conjugate(1.0 - tf.math.rsqrt(1.0 + excess)))
-    return ClippedMatrix(
-        tf.where(inside, matrix, matrix - shrunk),
-        inside & ~clipped,
-        conjugate(excess),
-        conjugate(tf.cast(excess > 0.0, matrix.dtype)),
-    )
+    shrink = 1.0 - tf.math.rsqrt(tf.maximum(eigenvalues, 1.0))
+    moved = tf.matmul(matrix, vectors) * shrink
+    moved = matrix - tf.matmul(moved, vectors, transpose_b=True)
+    inside = tf.reduce_max(eigenvalues) <= 1.0 + _room(matrix)
+    return ClippedMatrix(tf.where(inside, matrix, moved), inside & ~clipped)
 
 
 def _room(matrix):
@@ -203,11 +190,11 @@ def _within_reach(matrix, limit):
     return matrix * tf.minimum(_LARGEST_RATIO / ratio, 1.0)
 
 
-def clip_by_products(matrix, limit) -> ClippedMatrix:
+def clip_by_products(matrix, limit) -> ClippedByProducts:
     """`clip_singular_values` with matrix products alone, for XLA."""
     limit *= 1 - _room(matrix)
     nothing = tf.zeros([matrix.shape[-1]] * 2, matrix.dtype)
-    start = ClippedMatrix(
+    start = ClippedByProducts(
         _within_reach(matrix, limit), tf.constant(True), nothing, nothing
     )
     return tf.while_loop(
@@ -267,4 +254,4 @@ def _clip_by_products_once(clipped, limit):
 
     result = tf.cond(bound <= 1.0, lambda: tuple(clipped), clip)
     # Not `limit_square <= 1`: NaN must end the loop.
-    return ClippedMatrix(*result), tf.logical_not(limit_square > 1.0)
+    return ClippedByProducts(*result), tf.logical_not(limit_square > 1.0)
