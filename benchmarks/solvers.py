@@ -10,7 +10,7 @@ matrix products and activations of the same number of stages and nothing else.
     python benchmarks/solvers.py --output=benchmarks/solvers.json \
         --plot=docs/images/solvers.png
 
-takes about ten minutes on two cores. Results are written after each shape;
+takes some ten minutes on two cores. Results are written after each shape;
 interrupted, the same command carries on with the next one.
 """
 
@@ -39,7 +39,9 @@ _WORKER = flags.DEFINE_string("worker", None, "Internal: be this library.")
 ALPHA = 0.1
 JOINT = -float(np.arctanh(np.sqrt(1 - ALPHA)))
 TOLERANCES = (1e-3, 1e-6)
-CALLS = 3  # timed calls of a function in a turn, after one that is not
+# Timed calls of a function in a turn, after one that is not, end with either.
+CALLS = 3
+MILLISECONDS = 50
 
 
 def data(width, batch):
@@ -394,7 +396,7 @@ def timed(function):
     """Median milliseconds of a few calls in a row, after one more."""
     function()
     times = []
-    for _ in range(CALLS):
+    while len(times) < CALLS and sum(times) < MILLISECONDS:
         start = time.perf_counter()
         function()
         times.append(1e3 * (time.perf_counter() - start))
@@ -433,7 +435,7 @@ class Worker:
         self.process.wait()
 
 
-def compare(shape, workers):
+def compare(shape, workers, seconds):
     """Rows of one shape, with the times of all turns."""
     began = time.monotonic()
     for worker in workers:
@@ -441,10 +443,7 @@ def compare(shape, workers):
     errors = [worker.answer() for worker in workers]
     prepared = time.monotonic()
     turns = []
-    while (
-        len(turns) < _TURNS.value
-        or time.monotonic() < prepared + _SECONDS.value
-    ):
+    while len(turns) < _TURNS.value or time.monotonic() < prepared + seconds:
         turns.append([])
         for worker in workers:
             worker.ask("time")
@@ -483,7 +482,7 @@ def compare(shape, workers):
 def write(results, path):
     """Under a temporary name first: no half-written file is ever there."""
     temporary = Path(f"{path}.part")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
+    temporary.write_text(json.dumps(results) + "\n")
     temporary.replace(path)
 
 
@@ -501,8 +500,9 @@ def scheme(method):
 def comparisons(rows):
     """Peers against ours: at the same scheme, at the same error, at the floor.
 
-    Of each side the fastest variant counts (XLA on or off, how the gradient is
-    taken). Errors below 5e-7 are rounding in float32 and count as equal.
+    Our own floors are those of the same mode, with XLA or without. Of each
+    side the fastest variant counts (XLA on or off, how the gradient is taken).
+    Errors below 5e-7 are rounding in float32 and count as equal.
     """
     ours = [r for r in rows if r["library"].startswith("ours")]
     peers = [r for r in rows if r["library"] in PEERS]
@@ -560,38 +560,65 @@ def comparisons(rows):
                 ),
             )
         for name, stages in (("euler, 20 steps", 20), ("rk4, 10 steps", 40)):
-            solve = fastest(r for r in ours if r["method"] == name)
-            floors = [
-                r for r in rows if r["method"] == f"floor, {stages} stages"
-            ]
-            for library in dict.fromkeys(r["library"] for r in floors):
-                compare_with(
-                    "floor",
-                    next(r for r in floors if r["library"] == library),
-                    solve,
-                )
+            solves = [r for r in ours if r["method"] == name]
+            for floor in rows:
+                if floor["method"] != f"floor, {stages} stages":
+                    continue
+                own = [r for r in solves if r["library"] == floor["library"]]
+                compare_with("floor", floor, fastest(own or solves))
     return found
 
 
-def print_comparisons(found):
-    """As a table in Markdown: ratios, and our milliseconds."""
-    shapes = list(dict.fromkeys((row["d"], row["batch"]) for row in found))
-    table = {}
-    for row in found:
-        line = row["pass"], row["comparison"], row["peer"]
-        table.setdefault(line, {})[row["d"], row["batch"]] = row
-    titles = [f"d = {d}, batch {batch}" for d, batch in shapes]
-    print(f"| pass | comparison | peer | {' | '.join(titles)} |")
-    print("|---" * (3 + len(titles)) + "|")
+def print_table(corner, titles, table):
+    """Prints a table in Markdown; `table` is line -> title -> text."""
+    print(f"\n| {corner} | {' | '.join(titles)} |")
+    print("|---" * (1 + len(titles)) + "|")
     for line, cells in table.items():
-        shown = (
-            f"{cells[shape]['ratio']:.2f} ({cells[shape]['ours_ms']:.2f} ms, "
-            f"{cells[shape]['ours']})"
-            if shape in cells
-            else "–"
-            for shape in shapes
+        shown = (cells.get(title, "–") for title in titles)
+        print(f"| {line} | {' | '.join(shown)} |")
+
+
+def print_tables(rows):
+    """Our times, and ratios to those of others: forward / both passes."""
+    shapes = list(dict.fromkeys((r["d"], r["batch"]) for r in rows if r["d"]))
+    titles = [f"{d} × {batch}" for d, batch in shapes]
+    times, ratios = {}, {}
+    for (d, batch), title in zip(shapes, titles, strict=True):
+        here = [r for r in rows if (r["d"], r["batch"]) == (d, batch)]
+        for row in here:
+            if row["library"].startswith("ours"):
+                xla = ", XLA" if row["library"] == "ours_xla" else ""
+                times.setdefault(row["method"] + xla, {})[title] = (
+                    f"{row['forward_ms']:.2f} / "
+                    f"{row['forward_backward_ms']:.2f}"
+                )
+        for row in comparisons(here):
+            line = f"{row['comparison']}: {row['peer']}"
+            text = ratios.setdefault(line, {}).get(title)
+            ratio = f"{row['ratio']:.2f}"
+            ratios[line][title] = f"{text} / {ratio}" if text else ratio
+    print_table("ours, ms", titles, dict(sorted(times.items())))
+    for comparison in ("same scheme", "same error", "floor"):
+        print_table(
+            f"{comparison}: theirs / ours",
+            titles,
+            {
+                line.removeprefix(f"{comparison}: "): cells
+                for line, cells in ratios.items()
+                if line.startswith(comparison)
+            },
         )
-        print(f"| {' | '.join(line)} | {' | '.join(shown)} |")
+    served = {
+        row["method"].rsplit(", batch ", 1)[0]: {
+            r["method"].rsplit(", ", 1)[1]: f"{r['forward_ms']:.2f} ms"
+            for r in rows
+            if r["library"] == "serving"
+            and r["method"].startswith(row["method"].rsplit(", batch ", 1)[0])
+        }
+        for row in rows
+        if row["library"] == "serving"
+    }
+    print_table("exported model", ["batch 1", "batch 256"], served)
 
 
 def plot(rows, path):
@@ -627,8 +654,13 @@ def plot(rows, path):
             axis.set_title(f"d = {shape[0]}, batch {shape[1]}, {kind}", size=8)
             axis.set_xlabel("largest error, relative", size=8)
             axis.set_ylabel("ms", size=8)
-    axes[0][0].legend(fontsize=7)
-    figure.tight_layout()
+    figure.legend(
+        *axes[0][0].get_legend_handles_labels(),
+        loc="lower center",
+        ncol=len(BUILDERS),
+        fontsize=8,
+    )
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
     figure.savefig(path, dpi=120)
 
 
@@ -663,25 +695,20 @@ def main(argv):
             results = earlier
     rows = results["rows"]
     shapes = [tuple(map(int, s.split("x"))) for s in _SHAPES.value]
-    for libraries, wanted in ((LIBRARIES, shapes), (["serving"], [(0, 0)])):
+    for libraries, wanted, seconds in (
+        (LIBRARIES, shapes, _SECONDS.value),
+        (["serving"], [(0, 0)], 5.0),
+    ):
         done = {(row["d"], row["batch"]) for row in rows}
         wanted = [shape for shape in wanted if shape not in done]
         workers = [Worker(library) for library in libraries if wanted]
         for shape in wanted:
-            rows += compare(shape, workers)
+            rows += compare(shape, workers, seconds)
             if _OUTPUT.value:
                 write(results, _OUTPUT.value)
         for worker in workers:
             worker.stop()
-    print_comparisons(
-        [
-            comparison
-            for shape in shapes
-            for comparison in comparisons(
-                [r for r in rows if (r["d"], r["batch"]) == shape]
-            )
-        ]
-    )
+    print_tables(rows)
     if _PLOT.value:
         plot(rows, _PLOT.value)
 
