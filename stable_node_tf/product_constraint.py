@@ -39,7 +39,7 @@ class ProductLogNormConstraint(keras.constraints.Constraint):
                 f"Received: bound={bound}"
             )
         self.alpha = check_alpha(alpha)
-        self._others = None
+        self._others: list[Any] = []
         self._multipliers = None
         self._total_perturbation = None
 
@@ -57,7 +57,7 @@ class ProductLogNormConstraint(keras.constraints.Constraint):
 
     def __call__(self, w):
         """Returns A_k times the factor, of the shape and dtype of `w`."""
-        if self._others is None:
+        if self._multipliers is None:
             raise ValueError(
                 "`ProductLogNormConstraint` must be attached to the other "
                 "kernels first: call `attach`"

@@ -1,10 +1,11 @@
 """Multipliers that bound μ2(D_k A_k ⋯ D_1 A_1) over all diagonal D_i.
 
-With m = (1+α)/2, r = (1-α)/2 and D_i = mI + E_i, a state x passes y_1 = A_1 x,
-y_(i+1) = A_(i+1)(m y_i + v_i) with v_i = E_i y_i, so that |v_i| <= r |y_i| in
-every entry. For multipliers s_i of the inner layers and t > 0 of the last,
+With m = (1+α)/2, r = (1-α)/2 and D_i = mI + rE_i, a state x passes
+y_1 = A_1 x, y_(i+1) = A_(i+1)(m y_i + r v_i) with v_i = E_i y_i, so that
+|v_i| <= |y_i| in every entry. For multipliers s_i of the inner layers and t > 0
+of the last,
 
-    xᵀ D_k y_k <= m xᵀy_k + ½ r Σ (t x² + y_k²/t) + Σ_i Σ s_i (r² y_i² - v_i²).
+    xᵀ D_k y_k <= m xᵀy_k + ½ r Σ (t x² + y_k²/t) + r Σ_i Σ s_i (y_i² - v_i²).
 
 The right side is a quadratic form in z = (x, v_1, ..., v_(k-1)). If it is at
 most λ|x|² for all z, then δ <= λ. The best multipliers solve a convex problem,
@@ -21,6 +22,10 @@ import tensorflow as tf
 _CENTRED = np.float64(0.3)
 _NEARLY_CENTRED = np.float64(0.9)
 _FIRST_GAP = 0.05
+
+# No quadratic form is strict where r = 0. A wider interval of slopes only raises
+# the bound.
+_LARGEST_ALPHA = 1.0 - 1e-6
 
 _MATRIX = tf.TensorSpec([None, None], tf.float64)
 _VECTOR = tf.TensorSpec([None], tf.float64)
@@ -47,16 +52,17 @@ class QuadraticForm(NamedTuple):
 _FORM = QuadraticForm(_MATRIX, _MATRIX, _MATRIX)
 
 
-def quadratic_form(kernels: Sequence[tf.Tensor], alpha: Any) -> QuadraticForm:
-    """Builds the form of A_1, ..., A_k, n = d + Σ dim y_i.
+def quadratic_form(kernels: Sequence[tf.Tensor], alpha: float) -> QuadraticForm:
+    """Builds the form of A_1, ..., A_k; n = m_1 + ... + m_k.
 
     Args:
       kernels: float64, A_i of shape (m_i, m_(i-1)) with m_0 = m_k = d.
-      alpha: smallest slope.
+      alpha: smallest slope; one above 1 - 1e-6 counts as that.
 
     >>> quadratic_form([tf.eye(2)] * 3, 0.5).base.shape
     TensorShape([6, 6])
     """
+    alpha = min(alpha, _LARGEST_ALPHA)
     m, r = (1.0 + alpha) / 2, (1.0 - alpha) / 2
     size = kernels[-1].shape[0]
     start, total = size, size + sum(A.shape[0] for A in kernels[:-1])
@@ -67,9 +73,9 @@ def quadratic_form(kernels: Sequence[tf.Tensor], alpha: Any) -> QuadraticForm:
     for kernel in kernels[1:]:
         v = eye[start : start + y.shape[0]]
         start += y.shape[0]
-        raising.append(r * y)
-        lowering.append(v)
-        y = tf.matmul(kernel, m * y + v)
+        raising.append(r**0.5 * y)
+        lowering.append(r**0.5 * v)
+        y = tf.matmul(kernel, m * y + r * v)
     raising.append((r / 2) ** 0.5 * x)
     lowering.append((r / 2) ** 0.5 * y)
     product = m * tf.matmul(x, y, transpose_a=True)
@@ -248,7 +254,7 @@ def minimise_multipliers(form, start, size, tolerance):
 def neutral_multipliers(sizes: Sequence[int], alpha: float) -> np.ndarray:
     """θ that prove some bound whenever |A_i|₂ <= 1.
 
-    Norms obey |y_(i+1)| <= m |y_i| + |v_i|, so it suffices that the form of
+    Norms obey |y_(i+1)| <= m |y_i| + r |v_i|, so it suffices that the form of
     scalars A_i = 1 is negative in v.
 
     Args:
@@ -256,13 +262,12 @@ def neutral_multipliers(sizes: Sequence[int], alpha: float) -> np.ndarray:
       alpha: smallest slope.
 
     >>> neutral_multipliers([3, 2], 0.5)
-    array([0.5, 0.5, 0.5, 1. , 1. ])
+    array([1., 1., 1., 1., 1.])
     """
     form = quadratic_form([tf.ones((1, 1), tf.float64)] * len(sizes), alpha)
-    growth = 2.0
+    growth = 1.0
     while True:
-        powers = range(len(sizes) - 2, -1, -1)
-        inner = [0.25 * growth ** (1 + power) for power in powers]
+        inner = [growth ** (len(sizes) - i) for i in range(1, len(sizes))]
         multipliers = tf.constant([*inner, 1.0], tf.float64)
         if np.isfinite(reached_bound(form, multipliers, 1)):
             return np.repeat(multipliers.numpy(), sizes)
