@@ -23,8 +23,7 @@ _CENTRED = np.float64(0.3)
 _NEARLY_CENTRED = np.float64(0.9)
 _FIRST_GAP = 0.05
 
-# No quadratic form is strict where r = 0. A wider interval of slopes only raises
-# the bound.
+# No form is strict where r = 0; a wider interval of slopes only raises bounds.
 _LARGEST_ALPHA = 1.0 - 1e-6
 
 _MATRIX = tf.TensorSpec([None, None], tf.float64)
@@ -264,14 +263,15 @@ def neutral_multipliers(sizes: Sequence[int], alpha: float) -> np.ndarray:
     >>> neutral_multipliers([3, 2], 0.5)
     array([1., 1., 1., 1., 1.])
     """
-    form = quadratic_form([tf.ones((1, 1), tf.float64)] * len(sizes), alpha)
     growth = 1.0
-    while True:
-        inner = [growth ** (len(sizes) - i) for i in range(1, len(sizes))]
-        multipliers = tf.constant([*inner, 1.0], tf.float64)
-        if np.isfinite(reached_bound(form, multipliers, 1)):
-            return np.repeat(multipliers.numpy(), sizes)
-        growth *= 2.0
+    with tf.init_scope():
+        form = quadratic_form([tf.ones((1, 1), tf.float64)] * len(sizes), alpha)
+        while True:
+            inner = [growth ** (len(sizes) - i) for i in range(1, len(sizes))]
+            multipliers = np.array([*inner, 1.0])
+            if np.isfinite(reached_bound(form, tf.constant(multipliers), 1)):
+                return np.repeat(multipliers, sizes)
+            growth *= 2.0
 
 
 def rescaled(
