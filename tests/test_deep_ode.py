@@ -15,7 +15,7 @@ from stable_node_tf import (
     StabilityMonitor,
     product_log_norm,
 )
-from stable_node_tf.solvers import SSPRungeKutta3
+from stable_node_tf.solvers import ImplicitMidpoint, SSPRungeKutta3
 
 FREE = {"activation": LeakyTanh(0.2), "dtype": "float64"}
 
@@ -57,7 +57,7 @@ def test_solves_the_equation():
     np.testing.assert_allclose(found, reference, atol=1e-6)
 
 
-@pytest.mark.parametrize("solver", [RungeKutta4(3), "implicit_midpoint"])
+@pytest.mark.parametrize("solver", [RungeKutta4(3), ImplicitMidpoint(2)])
 def test_gradients_by_finite_differences(solver):
     layer = built(damping=0.3, solver=solver)
     rng = np.random.default_rng(2)
@@ -89,8 +89,8 @@ def test_gradients_by_finite_differences(solver):
 
 @pytest.mark.parametrize(
     "solver",
-    [Euler(5), SSPRungeKutta3(3), RungeKutta4(3), "implicit_midpoint"],
-    ids=lambda solver: str(getattr(solver, "name", solver)),
+    [Euler(5), SSPRungeKutta3(3), RungeKutta4(3), ImplicitMidpoint(2)],
+    ids=lambda solver: solver.name,
 )
 @pytest.mark.parametrize(
     "options", [{}, {"delta_bar": -0.2, "damping": 1.0}], ids=["free", "bound"]

@@ -15,6 +15,7 @@ from stable_node_tf import (
     StabilityMonitor,
     StableODELayer,
 )
+from stable_node_tf.solvers import ImplicitMidpoint
 
 
 def varying(num_pieces=3, seed=0, size=4, dtype="float64", **kwargs):
@@ -64,7 +65,7 @@ def test_solves_the_equation_with_jumps_of_the_weights():
 
 
 @pytest.mark.parametrize("delta_bar", [None, -0.1])
-@pytest.mark.parametrize("solver", [Euler(5), "implicit_midpoint"])
+@pytest.mark.parametrize("solver", [Euler(5), ImplicitMidpoint(2)])
 def test_pairs_of_solutions_obey_the_bound(delta_bar, solver):
     layer = varying(delta_bar=delta_bar, solver=solver, terminal_time=2.0)
     report = layer.stability()
