@@ -104,7 +104,7 @@ def test_pairs_of_solutions_obey_the_bound(solver, options):
         layer.assert_constraints()
         assert report.delta_upper <= -0.2
     rng = np.random.default_rng(1)
-    states = rng.standard_normal((2000, 4))
+    states = rng.standard_normal((500, 4))
     moved = states + 1e-3 * rng.standard_normal(states.shape)
     growth = np.linalg.norm(layer(states) - layer(moved), axis=1)
     growth /= np.linalg.norm(states - moved, axis=1)

@@ -9,7 +9,8 @@ class DeepField:
     """(t, u, A_i, b_i) -> σ(A_k σ(⋯ σ(A_1 u + b_1) ⋯) + b_k) - cu.
 
     The weights are passed by the names kernel_1, bias_1, kernel_2 and so on.
-    Gradients are those of automatic differentiation.
+    Gradients are those of automatic differentiation; implicit solvers take
+    `jacobian`.
 
     Args:
       activation: σ, see `stable_node_tf.activations`.
@@ -47,11 +48,32 @@ class DeepField:
         """Returns the derivative of `state`, (batch, d), at any time."""
         del time
         value = state
-        for index in range(1, len(weights) // 2 + 1):
-            value = tf.matmul(
-                value, weights[f"kernel_{index}"], transpose_b=True
-            )
-            value = self.activation(
-                tf.nn.bias_add(value, weights[f"bias_{index}"])
-            )
+        for kernel, bias in _layers(weights):
+            value = self.activation(_affine(value, kernel, bias))
         return value - self.damping * state if self.damping else value
+
+    def jacobian(
+        self, time: Any, state: tf.Tensor, **weights: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns D_k A_k ⋯ D_1 A_1 - cI for each row, (batch, d, d)."""
+        del time
+        value = state
+        product = tf.eye(state.shape[-1], dtype=state.dtype)
+        for kernel, bias in _layers(weights):
+            value, slopes = self.activation.value_and_slope(
+                _affine(value, kernel, bias)
+            )
+            product = slopes[..., tf.newaxis] * tf.matmul(kernel, product)
+        eye = tf.eye(state.shape[-1], dtype=state.dtype)
+        return product - self.damping * eye
+
+
+def _layers(weights: dict[str, tf.Tensor]) -> list[tuple[Any, Any]]:
+    return [
+        (weights[f"kernel_{index}"], weights[f"bias_{index}"])
+        for index in range(1, len(weights) // 2 + 1)
+    ]
+
+
+def _affine(state: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    return tf.nn.bias_add(tf.matmul(state, kernel, transpose_b=True), bias)

@@ -23,6 +23,9 @@ _CENTRED = np.float64(0.3)
 _NEARLY_CENTRED = np.float64(0.9)
 _FIRST_GAP = 0.05
 
+# Multipliers of rows of zeros would grow without end.
+_PRICE = 1e-9
+
 # No form is strict where r = 0; a wider interval of slopes only raises bounds.
 _LARGEST_ALPHA = 1.0 - 1e-6
 
@@ -150,15 +153,16 @@ def newton_step(
     weight: tf.Tensor,
     size: Any,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """One damped step towards the minimum of λ/μ - log det F - Σ log t.
+    """One damped step towards the minimum of a barrier function.
 
-    F = λ diag(1, ..., 1, 0, ..., 0) - M(θ). The barrier is self-concordant, F
-    being a Schur complement of a matrix linear in (λ, s, t), so the step keeps
-    F positive definite. Its Hessian is made of squares of entries of R F⁻¹ Rᵀ
-    and the like.
+    It is (λ + 1e-9 Σ s) / μ - log det F - Σ log t with
+    F = λ diag(1, ..., 1, 0, ..., 0) - M(θ), and self-concordant, F being a
+    Schur complement of a matrix linear in (λ, s, t): the step keeps F positive
+    definite. The Hessian is made of squares of entries of R F⁻¹ Rᵀ and the
+    like.
 
     Args:
-      form: of `quadratic_form`.
+      form: of `quadratic_form`, of kernels with norms of at most about 1.
       bound: λ, larger than `reached_bound`.
       multipliers: θ, of shape (n,).
       weight: μ > 0.
@@ -172,7 +176,7 @@ def newton_step(
     zeros = tf.zeros_like(multipliers[:-size])
     rate = tf.concat([zeros - 1.0, -1.0 / last**2], 0)
     bend = tf.concat([zeros, 2.0 / last**3], 0)
-    barrier = tf.concat([zeros, 1.0 / last], 0)
+    fixed = tf.concat([_PRICE / weight + zeros, -1.0 / last], 0)
 
     F = -form_matrix(form, multipliers, size)
     state = tf.concat([tf.ones_like(last), zeros], 0)
@@ -182,11 +186,12 @@ def newton_step(
     RSQ = tf.matmul(RS, form.lowering, transpose_b=True)
     QSQ = tf.matmul(QS, form.lowering, transpose_b=True)
     inside = tf.linalg.diag_part(QSQ)
-    slope = tf.linalg.diag_part(RSR) + rate * inside - barrier
+    slope = tf.linalg.diag_part(RSR) + rate * inside + fixed
     mixed = RSQ**2 * rate
     curvature = RSR**2 + mixed + tf.transpose(mixed)
     curvature += QSQ**2 * rate * rate[:, None]
-    curvature += tf.linalg.diag(bend * inside + barrier**2)
+    curvature += tf.linalg.diag(bend * inside)
+    curvature += tf.linalg.diag(tf.concat([zeros, 1.0 / last**2], 0))
     cross = -tf.reduce_sum(RS[:, :size] ** 2, 1)
     cross -= rate * tf.reduce_sum(QS[:, :size] ** 2, 1)
     corner = tf.reduce_sum(S[:size, :size] ** 2)

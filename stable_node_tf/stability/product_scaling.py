@@ -69,24 +69,28 @@ def scale_into_bound(
     sizes = [kernel.shape[0] for kernel in kernels]
     size, count = sizes[-1], len(sizes)
     norms = [tf.maximum(tf.norm(A), _SMALLEST_NORM) for A in kernels]
-    form = quadratic_form(kernels, alpha)
-    neutral = rescaled(
-        tf.constant(neutral_multipliers(sizes, alpha)), sizes, norms
+    whole = tf.reduce_prod(norms)
+    form = quadratic_form(
+        [A / c for A, c in zip(kernels, norms, strict=True)], alpha
     )
-    warm = reached_bound(form, multipliers, size)
+    neutral = tf.constant(neutral_multipliers(sizes, alpha))
+    carried = rescaled(multipliers, sizes, [1.0 / c for c in norms])
+    warm = reached_bound(form, carried, size)
     cold = reached_bound(form, neutral, size)
-    theta = tf.where(warm <= cold, multipliers, neutral)
+    theta = tf.where(warm <= cold, carried, neutral)
     reached = tf.minimum(warm, cold)
-    gap = _GAP * tf.maximum(reached, 1e-3 * tf.reduce_prod(norms))
+    gap = _GAP * tf.maximum(reached, _GAP)
     degree = float(sum(sizes) + size)
     _, ahead, _ = newton_step(form, reached + gap, theta, gap / degree, size)
     valid = tf.reduce_all(tf.math.is_finite(ahead) & (ahead > 0.0))
     ahead = tf.where(valid, ahead, theta)
     moved = reached_bound(form, ahead, size)
     theta = tf.where(moved < reached, ahead, theta)
-    reached = tf.minimum(moved, reached)
-    room = 4 * (count + 1) * (unit + 1e-13) * tf.reduce_prod(norms)
+    reached = tf.minimum(moved, reached) * whole
+    room = 4 * (count + 1) * (unit + 1e-13) * whole
     target = tf.constant(bound, tf.float64)
     scale = target / (reached + room)
     factor = tf.where(reached + room > target, scale, 1.0) ** (1.0 / count)
-    return ScaledProduct(factor, rescaled(theta, sizes, [factor] * count))
+    return ScaledProduct(
+        factor, rescaled(theta, sizes, [factor * c for c in norms])
+    )

@@ -109,6 +109,19 @@ def test_any_multipliers_prove_what_they_say(seed, alpha):
     assert sampled(matrices, alpha, 200, seed).max() <= proven
 
 
+def test_rows_and_columns_of_zeros():
+    """Their multipliers have no best value."""
+    matrices = chain((5, 4), 3)
+    matrices[0][4] = 0.0
+    matrices[1][:, 2] = 0.0
+    bracket = product_log_norm(matrices, 0.2)
+    kept = [matrices[0][[0, 1, 3]], matrices[1][:, [0, 1, 3]]]
+    expected = product_log_norm(kept, 0.2).upper
+    assert bracket.upper == pytest.approx(expected, rel=1e-4)
+    zeros = product_log_norm([np.zeros((2, 3)), np.ones((3, 2))], 0.2)
+    assert zeros.lower <= 0.0 <= zeros.upper < 1e-3
+
+
 def test_multipliers_that_prove_nothing():
     matrices = chain((3, 3))
     multipliers = np.array([1e-9] * 3 + [1.0] * 3)
