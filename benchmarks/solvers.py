@@ -2,13 +2,16 @@
 
 Integrates u' = σ(Au + b) on [0, 1] for a batch in float32, forwards, and
 forwards and backwards (gradients with respect to u, A and b). Each library runs
-in a process of its own, and the processes take turns, so that all of them meet
-the same disturbances. The floor is the matrix products and activations of the
-same number of stages and nothing else.
+in a process of its own; the processes take turns, so that all of them meet the
+same disturbances, and ratios are medians over the turns. The floor is the
+matrix products and activations of the same number of stages and nothing else.
 
     pip install -r benchmarks/solvers_requirements.txt
     python benchmarks/solvers.py --output=benchmarks/solvers.json \
         --plot=docs/images/solvers.png
+
+takes some ten minutes on two cores. Results are written after each shape;
+interrupted, the same command carries on with the next one.
 """
 
 import importlib.metadata
@@ -24,23 +27,21 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-_WIDTHS = flags.DEFINE_list("widths", ["64", "256"], "Dimensions d.")
-_BATCHES = flags.DEFINE_list("batches", ["128", "512"], "Batch sizes.")
-_LIBRARIES = flags.DEFINE_list(
-    "libraries",
-    ["ours", "ours_xla", "tfp", "tfp_xla", "diffrax", "torchdiffeq"],
-    "What to compare.",
+_SHAPES = flags.DEFINE_list(
+    "shapes", ["64x128", "64x512", "256x128", "256x512"], "d x batch."
 )
-_ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of turns.")
-_SERVING = flags.DEFINE_bool("serving", True, "Time exported models, too.")
+_SECONDS = flags.DEFINE_float("seconds", 45.0, "Of turns, for each shape.")
+_TURNS = flags.DEFINE_integer("turns", 5, "But at least so many turns.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
 _PLOT = flags.DEFINE_string("plot", None, "Picture of error against time.")
-_FROM = flags.DEFINE_list("merge", None, "JSON files to plot instead of a run.")
 _WORKER = flags.DEFINE_string("worker", None, "Internal: be this library.")
 
 ALPHA = 0.1
 JOINT = -float(np.arctanh(np.sqrt(1 - ALPHA)))
 TOLERANCES = (1e-3, 1e-6)
+# Timed calls of a function in a turn, after one that is not, end with either.
+CALLS = 3
+MILLISECONDS = 50
 
 
 def data(width, batch):
@@ -72,7 +73,7 @@ def reference(width, batch):
 
 
 def tensorflow_cases(arrays, solver_of, jit_compile):
-    """Name -> (forward, forward and backward), and the floors."""
+    """Name -> (forward, forward and backward)."""
     import tensorflow as tf
 
     from stable_node_tf import SmoothLeakyReLU
@@ -82,10 +83,15 @@ def tensorflow_cases(arrays, solver_of, jit_compile):
     u, kernel, bias = map(tf.constant, arrays)
 
     def case(solve):
+        # Its arguments are tensors only: a default value that is none costs
+        # a concrete function most of a millisecond in each call.
+        def forward(u, kernel, bias):
+            return solve(field, u, kernel, bias)
+
         def gradients(u, kernel, bias):
             with tf.GradientTape() as tape:
                 tape.watch((u, kernel, bias))
-                total = tf.reduce_sum(solve(u, kernel, bias) ** 2)
+                total = tf.reduce_sum(forward(u, kernel, bias) ** 2)
             return tape.gradient(total, (u, kernel, bias))
 
         def compiled(f):
@@ -95,23 +101,9 @@ def tensorflow_cases(arrays, solver_of, jit_compile):
                 x.numpy() for x in tf.nest.flatten(f(u, kernel, bias))
             ]
 
-        return compiled(solve), compiled(gradients)
+        return compiled(forward), compiled(gradients)
 
-    def floor(stages):
-        def chain(u, kernel, bias):
-            for _ in range(stages):
-                u = field(0.0, u, kernel, bias)
-            return u
-
-        return chain
-
-    cases = {
-        name: case(lambda u, A, b, s=solve: s(field, u, A, b))
-        for name, solve in solver_of.items()
-    }
-    for stages in (20, 40):
-        cases[f"floor, {stages} stages"] = case(floor(stages))
-    return cases
+    return {name: case(solve) for name, solve in solver_of.items()}
 
 
 def ours(arrays, jit_compile=False):
@@ -124,6 +116,7 @@ def ours(arrays, jit_compile=False):
         "rk4, 4 steps": solvers.RungeKutta4(4),
         "rk4, 10 steps": solvers.RungeKutta4(10),
         "rk4, 20 steps": solvers.RungeKutta4(20),
+        "dopri5, 10 steps": solvers.DormandPrince5(10),
         "per sample, rtol 1e-03": solvers.PerSampleDormandPrince(1e-3, 1e-6),
         "per sample, rtol 1e-06": solvers.PerSampleDormandPrince(1e-6, 1e-9),
     }
@@ -140,9 +133,17 @@ def ours(arrays, jit_compile=False):
             lambda t, u, kernel, bias: field(t, u, kernel, bias), *arguments
         )
 
+    def floor(stages):
+        def chain(field, u, kernel, bias):
+            for _ in range(stages):
+                u = field(0.0, u, kernel, bias)
+            return u
+
+        return chain
+
     cases = {name: solve_with(solver) for name, solver in grids.items()}
-    for name in ("euler, 20 steps", "rk4, 10 steps"):
-        cases[f"{name}, by tape"] = by_tape(grids[name])
+    cases |= {f"floor, {stages} stages": floor(stages) for stages in (20, 40)}
+    cases["rk4, 10 steps, by tape"] = by_tape(grids["rk4, 10 steps"])
     return tensorflow_cases(arrays, cases, jit_compile)
 
 
@@ -166,33 +167,38 @@ def tfp(arrays, jit_compile=False):
     )
 
 
-def diffrax(arrays):
-    import diffrax
+def jax_cases(arrays, solver_of):
+    """Name -> (forward, forward and backward)."""
     import jax
     import jax.numpy as jnp
 
-    u, kernel, bias = map(jnp.asarray, arrays)
+    arguments = tuple(map(jnp.asarray, arrays))
 
-    def activation(x):
+    def field(t, u, weights):
+        kernel, bias = weights
+        x = u @ kernel.T + bias
         bent = jnp.tanh(jnp.maximum(x, JOINT))
         return jnp.maximum(x, bent - ALPHA * jax.nn.relu(JOINT - x))
 
-    def field(t, u, weights):
-        return activation(u @ weights[0].T + weights[1])
-
     def case(solve):
-        forward = jax.jit(solve)
-        gradients = jax.jit(
-            jax.grad(lambda *a: jnp.sum(solve(*a) ** 2), argnums=(0, 1, 2))
-        )
-        arguments = (u, kernel, bias)
+        def total(*arguments):
+            return jnp.sum(solve(field, *arguments) ** 2)
+
+        forward = jax.jit(lambda *arguments: solve(field, *arguments))
+        gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2)))
         return (
             lambda: [np.asarray(forward(*arguments))],
             lambda: [np.asarray(g) for g in gradients(*arguments)],
         )
 
+    return {name: case(solve) for name, solve in solver_of.items()}
+
+
+def diffrax(arrays):
+    import diffrax
+
     def solve_with(solver, **options):
-        def solve(u, kernel, bias):
+        def solve(field, u, kernel, bias):
             return diffrax.diffeqsolve(
                 diffrax.ODETerm(field),
                 solver,
@@ -205,33 +211,56 @@ def diffrax(arrays):
 
         return solve
 
+    cases = {}
+    for name, solver, steps in (
+        ("euler", diffrax.Euler(), 10),
+        ("euler", diffrax.Euler(), 20),
+        ("dopri5", diffrax.Dopri5(), 10),
+    ):
+        options = {"dt0": 1 / steps, "max_steps": steps + 1}
+        keep = diffrax.RecursiveCheckpointAdjoint(checkpoints=steps + 1)
+        cases[f"{name}, {steps} steps"] = solve_with(solver, **options)
+        cases[f"{name}, {steps} steps, all kept"] = solve_with(
+            solver, adjoint=keep, **options
+        )
+    for rtol in TOLERANCES:
+        controller = diffrax.PIDController(rtol=rtol, atol=rtol / 1000)
+        for name, adjoint in (
+            ("", diffrax.RecursiveCheckpointAdjoint()),
+            (" backsolve", diffrax.BacksolveAdjoint()),
+        ):
+            cases[f"dopri5{name}, rtol {rtol:.0e}"] = solve_with(
+                diffrax.Dopri5(),
+                dt0=None,
+                stepsize_controller=controller,
+                adjoint=adjoint,
+            )
+    return jax_cases(arrays, cases)
+
+
+def jax(arrays):
+    """No package: what JAX itself makes of the classical scheme."""
+
+    def rk4(field, u, *weights):
+        h = 0.1
+        for _ in range(10):
+            k1 = field(0.0, u, weights)
+            k2 = field(0.0, u + h / 2 * k1, weights)
+            k3 = field(0.0, u + h / 2 * k2, weights)
+            k4 = field(0.0, u + h * k3, weights)
+            u = u + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        return u
+
     def floor(stages):
-        def chain(u, kernel, bias):
+        def chain(field, u, *weights):
             for _ in range(stages):
-                u = field(0.0, u, (kernel, bias))
+                u = field(0.0, u, weights)
             return u
 
         return chain
 
-    cases = {}
-    for steps in (10, 20):
-        cases[f"euler, {steps} steps"] = case(
-            solve_with(diffrax.Euler(), dt0=1 / steps, max_steps=steps + 1)
-        )
-    for rtol in TOLERANCES:
-        controller = diffrax.PIDController(rtol=rtol, atol=rtol / 1000)
-        options = {"dt0": None, "stepsize_controller": controller}
-        cases[f"dopri5, rtol {rtol:.0e}"] = case(
-            solve_with(diffrax.Dopri5(), **options)
-        )
-        cases[f"dopri5 backsolve, rtol {rtol:.0e}"] = case(
-            solve_with(
-                diffrax.Dopri5(), adjoint=diffrax.BacksolveAdjoint(), **options
-            )
-        )
-    for stages in (20, 40):
-        cases[f"floor, {stages} stages"] = case(floor(stages))
-    return cases
+    cases = {f"floor, {stages} stages": floor(stages) for stages in (20, 40)}
+    return jax_cases(arrays, {"rk4, 10 steps": rk4, **cases})
 
 
 def torchdiffeq(arrays):
@@ -320,8 +349,18 @@ BUILDERS = {
     "tfp": tfp,
     "tfp_xla": lambda arrays: tfp(arrays, jit_compile=True),
     "diffrax": diffrax,
+    "jax": jax,
     "torchdiffeq": torchdiffeq,
     "serving": serving,
+}
+LIBRARIES = [name for name in BUILDERS if name != "serving"]
+# XLA on and off are two ways to use the same package.
+PEERS = {
+    "tfp": "tfp",
+    "tfp_xla": "tfp",
+    "diffrax": "diffrax",
+    "jax": "JAX by hand",
+    "torchdiffeq": "torchdiffeq",
 }
 
 
@@ -337,29 +376,31 @@ def work(library):
     for line in sys.stdin:
         request = json.loads(line)
         if request == "time":
-            seconds = {}
-            for name, pair in cases.items():
-                seconds[name] = []
-                for function in pair:
-                    start = time.perf_counter()
-                    function()
-                    seconds[name].append(time.perf_counter() - start)
-            answer(seconds)
+            answer({name: [timed(f) for f in cases[name]] for name in cases})
             continue
-        width, batch = request
-        cases = BUILDERS[library](data(width, batch))
-        exact = reference(width, batch)
+        cases = BUILDERS[library](data(*request))
+        exact = reference(*request)
         errors = {}
         for name, pair in cases.items():
-            for function in (*pair, *pair):
+            for function in pair:
                 function()
             end = pair[0]()[0]
-            errors[name] = (
-                float(np.abs(end - exact).max() / np.abs(exact).max())
-                if end.shape == exact.shape and "floor" not in name
-                else None
-            )
+            error = None
+            if end.shape == exact.shape and "floor" not in name:
+                error = float(np.abs(end - exact).max() / np.abs(exact).max())
+            errors[name] = error
         answer(errors)
+
+
+def timed(function):
+    """Median milliseconds of a few calls in a row, after one more."""
+    function()
+    times = []
+    while len(times) < CALLS and sum(times) < MILLISECONDS:
+        start = time.perf_counter()
+        function()
+        times.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(times))
 
 
 class Worker:
@@ -367,20 +408,26 @@ class Worker:
 
     def __init__(self, library):
         self.library = library
+        self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [sys.executable, __file__, f"--worker={library}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.log,
             text=True,
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         )
 
     def ask(self, request):
         print(json.dumps(request), file=self.process.stdin, flush=True)
+
+    def answer(self):
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"The process of {self.library} has died.")
+            self.log.seek(0)
+            raise RuntimeError(
+                f"The process of {self.library} has died: {self.log.read()}"
+            )
         return json.loads(line)
 
     def stop(self):
@@ -388,42 +435,190 @@ class Worker:
         self.process.wait()
 
 
-def compare(width, batch, libraries):
-    """Rows of one shape; times in milliseconds, medians and the shortest."""
-    workers = [Worker(library) for library in libraries]
-    errors = [worker.ask((width, batch)) for worker in workers]
-    rounds = [
-        [worker.ask("time") for worker in workers] for _ in range(_ROUNDS.value)
-    ]
+def compare(shape, workers, seconds):
+    """Rows of one shape, with the times of all turns."""
+    began = time.monotonic()
     for worker in workers:
-        worker.stop()
+        worker.ask(shape)
+    errors = [worker.answer() for worker in workers]
+    prepared = time.monotonic()
+    turns = []
+    while len(turns) < _TURNS.value or time.monotonic() < prepared + seconds:
+        turns.append([])
+        for worker in workers:
+            worker.ask("time")
+            turns[-1].append(worker.answer())
     rows = []
     for index, worker in enumerate(workers):
         for name, error in errors[index].items():
-            pairs = [turn[index][name] for turn in rounds]
-            forward, both = 1e3 * np.median(pairs, axis=0)
-            best = 1e3 * np.min(pairs, axis=0)
+            times = np.array([turn[index][name] for turn in turns])
+            forward, both = np.median(times, axis=0)
             rows.append(
                 {
-                    "d": width,
-                    "batch": batch,
+                    "d": shape[0],
+                    "batch": shape[1],
                     "library": worker.library,
                     "method": name,
                     "error": error,
                     "forward_ms": forward,
                     "forward_backward_ms": both,
-                    "best_forward_ms": best[0],
-                    "best_forward_backward_ms": best[1],
+                    "turns_ms": times.round(4).tolist(),
                 }
             )
             shown = "        " if error is None else f"{error:8.1e}"
             print(
-                f"{width:4} {batch:4} {worker.library:12} {name:32} {shown} "
-                f"{forward:8.2f} {both:8.2f} "
-                f"(best {best[0]:.2f} {best[1]:.2f})",
+                f"{shape[0]:4} {shape[1]:4} {worker.library:12} {name:28} "
+                f"{shown} {forward:8.2f} {both:8.2f}",
                 flush=True,
             )
+    print(
+        f"prepared in {prepared - began:.0f} s, {len(turns)} turns in "
+        f"{time.monotonic() - prepared:.0f} s",
+        flush=True,
+    )
     return rows
+
+
+def write(results, path):
+    """Under a temporary name first: no half-written file is ever there."""
+    temporary = Path(f"{path}.part")
+    temporary.write_text(json.dumps(results) + "\n")
+    temporary.replace(path)
+
+
+def scheme(method):
+    """Name of what a row computes, without how its gradient is taken.
+
+    >>> scheme("dopri5 backsolve, rtol 1e-03")
+    'dopri5, rtol 1e-03'
+    """
+    for word in (" backsolve", " adjoint", ", all kept", ", by tape"):
+        method = method.replace(word, "")
+    return method.replace("per sample", "dopri5")
+
+
+def comparisons(rows):
+    """Peers against ours: at the same scheme, at the same error, at the floor.
+
+    Our own floors are those of the same mode, with XLA or without. Of each
+    side the fastest variant counts (XLA on or off, how the gradient is taken).
+    Errors below 5e-7 are rounding in float32 and count as equal.
+    """
+    ours = [r for r in rows if r["library"].startswith("ours")]
+    peers = [r for r in rows if r["library"] in PEERS]
+    found = []
+    for key, column in (("forward_ms", 0), ("forward_backward_ms", 1)):
+
+        def fastest(candidates, key=key):
+            return min(candidates, key=lambda row: row[key], default=None)
+
+        def compare_with(what, peer, own, key=key, column=column):
+            if peer is None or own is None:
+                return
+            theirs, mine = (
+                np.array(row["turns_ms"])[:, column] for row in (peer, own)
+            )
+            found.append(
+                {
+                    "d": peer["d"],
+                    "batch": peer["batch"],
+                    "pass": key.removesuffix("_ms"),
+                    "comparison": what,
+                    "peer": f"{PEERS.get(peer['library'], peer['library'])}, "
+                    f"{scheme(peer['method'])}",
+                    "peer_variant": f"{peer['library']} {peer['method']}",
+                    "ours": f"{own['library']} {own['method']}",
+                    "peer_ms": peer[key],
+                    "ours_ms": own[key],
+                    "ratio": float(np.median(theirs / mine)),
+                }
+            )
+
+        solves = [r for r in peers if r["error"] is not None]
+        for peer, name in dict.fromkeys(
+            (PEERS[r["library"]], scheme(r["method"])) for r in solves
+        ):
+            same = [
+                r
+                for r in solves
+                if (PEERS[r["library"]], scheme(r["method"])) == (peer, name)
+            ]
+            best = fastest(same)
+            compare_with(
+                "same scheme",
+                best,
+                fastest(r for r in ours if scheme(r["method"]) == name),
+            )
+            as_good = max(best["error"], 5e-7)
+            compare_with(
+                "same error",
+                best,
+                fastest(
+                    r
+                    for r in ours
+                    if r["error"] is not None and r["error"] <= as_good
+                ),
+            )
+        for name, stages in (("euler, 20 steps", 20), ("rk4, 10 steps", 40)):
+            solves = [r for r in ours if r["method"] == name]
+            for floor in rows:
+                if floor["method"] != f"floor, {stages} stages":
+                    continue
+                own = [r for r in solves if r["library"] == floor["library"]]
+                compare_with("floor", floor, fastest(own or solves))
+    return found
+
+
+def print_table(corner, titles, table):
+    """Prints a table in Markdown; `table` is line -> title -> text."""
+    print(f"\n| {corner} | {' | '.join(titles)} |")
+    print("|---" * (1 + len(titles)) + "|")
+    for line, cells in table.items():
+        shown = (cells.get(title, "–") for title in titles)
+        print(f"| {line} | {' | '.join(shown)} |")
+
+
+def print_tables(rows):
+    """Our times, and ratios to those of others: forward / both passes."""
+    shapes = list(dict.fromkeys((r["d"], r["batch"]) for r in rows if r["d"]))
+    titles = [f"{d} × {batch}" for d, batch in shapes]
+    times, ratios = {}, {}
+    for (d, batch), title in zip(shapes, titles, strict=True):
+        here = [r for r in rows if (r["d"], r["batch"]) == (d, batch)]
+        for row in here:
+            if row["library"].startswith("ours"):
+                xla = ", XLA" if row["library"] == "ours_xla" else ""
+                times.setdefault(row["method"] + xla, {})[title] = (
+                    f"{row['forward_ms']:.2f} / "
+                    f"{row['forward_backward_ms']:.2f}"
+                )
+        for row in comparisons(here):
+            line = f"{row['comparison']}: {row['peer']}"
+            text = ratios.setdefault(line, {}).get(title)
+            ratio = f"{row['ratio']:.2f}"
+            ratios[line][title] = f"{text} / {ratio}" if text else ratio
+    print_table("ours, ms", titles, dict(sorted(times.items())))
+    for comparison in ("same scheme", "same error", "floor"):
+        print_table(
+            f"{comparison}: theirs / ours",
+            titles,
+            {
+                line.removeprefix(f"{comparison}: "): cells
+                for line, cells in ratios.items()
+                if line.startswith(comparison)
+            },
+        )
+    served = {
+        row["method"].rsplit(", batch ", 1)[0]: {
+            r["method"].rsplit(", ", 1)[1]: f"{r['forward_ms']:.2f} ms"
+            for r in rows
+            if r["library"] == "serving"
+            and r["method"].startswith(row["method"].rsplit(", batch ", 1)[0])
+        }
+        for row in rows
+        if row["library"] == "serving"
+    }
+    print_table("exported model", ["batch 1", "batch 256"], served)
 
 
 def plot(rows, path):
@@ -432,14 +627,14 @@ def plot(rows, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    shapes = sorted({(row["d"], row["batch"]) for row in rows if row["d"]})
+    shapes = list(dict.fromkeys((r["d"], r["batch"]) for r in rows if r["d"]))
     figure, axes = plt.subplots(
         2, len(shapes), figsize=(3.4 * len(shapes), 6), squeeze=False
     )
     for column, shape in enumerate(shapes):
         for line, key in enumerate(("forward_ms", "forward_backward_ms")):
             axis = axes[line][column]
-            for library in dict.fromkeys(row["library"] for row in rows):
+            for library in BUILDERS:
                 points = [
                     (row["error"], row[key])
                     for row in rows
@@ -448,16 +643,44 @@ def plot(rows, path):
                     and row["error"] is not None
                 ]
                 if points:
-                    axis.loglog(*zip(*points, strict=True), "o", label=library)
-            axis.set_title(
-                f"d = {shape[0]}, batch {shape[1]}, {key.split('_ms')[0]}",
-                fontsize=8,
-            )
-            axis.set_xlabel("largest error", fontsize=8)
-            axis.set_ylabel("ms", fontsize=8)
-    axes[0][0].legend(fontsize=7)
-    figure.tight_layout()
+                    marker = "o" if library.startswith("ours") else "x"
+                    axis.loglog(
+                        *zip(*points, strict=True),
+                        marker,
+                        markersize=5,
+                        label=library,
+                    )
+            kind = "forward" if line == 0 else "forward and backward"
+            axis.set_title(f"d = {shape[0]}, batch {shape[1]}, {kind}", size=8)
+            axis.set_xlabel("largest error, relative", size=8)
+            axis.set_ylabel("ms", size=8)
+    figure.legend(
+        *axes[0][0].get_legend_handles_labels(),
+        loc="lower center",
+        ncol=len(BUILDERS),
+        fontsize=8,
+    )
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
     figure.savefig(path, dpi=120)
+
+
+def conditions():
+    """Machine and versions."""
+    names = "tensorflow", "keras", "tensorflow-probability", "numpy"
+    names += "torch", "torchdiffeq", "jax", "diffrax"
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    return {
+        "machine": f"{model}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in names},
+    }
 
 
 def main(argv):
@@ -465,32 +688,27 @@ def main(argv):
     if _WORKER.value:
         work(_WORKER.value)
         return
-    if _FROM.value:
-        results = [json.loads(Path(path).read_text()) for path in _FROM.value]
-        rows = [row for result in results for row in result["rows"]]
-    else:
-        rows = []
-        for width in map(int, _WIDTHS.value):
-            for batch in map(int, _BATCHES.value):
-                rows += compare(width, batch, _LIBRARIES.value)
-        if _SERVING.value:
-            rows += compare(0, 1, ["serving"])
-    if _OUTPUT.value:
-        names = "tensorflow", "tensorflow-probability", "torch", "jax"
-        names += "diffrax", "torchdiffeq"
-        versions = {}
-        for name in names:
-            try:
-                versions[name] = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                versions[name] = None
-        results = {
-            "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-            "python": platform.python_version(),
-            "versions": versions,
-            "rows": rows,
-        }
-        Path(_OUTPUT.value).write_text(json.dumps(results, indent=1) + "\n")
+    results = {**conditions(), "rows": []}
+    if _OUTPUT.value and Path(_OUTPUT.value).exists():
+        earlier = json.loads(Path(_OUTPUT.value).read_text())
+        if {**earlier, "rows": []} == results:
+            results = earlier
+    rows = results["rows"]
+    shapes = [tuple(map(int, s.split("x"))) for s in _SHAPES.value]
+    for libraries, wanted, seconds in (
+        (LIBRARIES, shapes, _SECONDS.value),
+        (["serving"], [(0, 0)], 5.0),
+    ):
+        done = {(row["d"], row["batch"]) for row in rows}
+        wanted = [shape for shape in wanted if shape not in done]
+        workers = [Worker(library) for library in libraries if wanted]
+        for shape in wanted:
+            rows += compare(shape, workers, seconds)
+            if _OUTPUT.value:
+                write(results, _OUTPUT.value)
+        for worker in workers:
+            worker.stop()
+    print_tables(rows)
     if _PLOT.value:
         plot(rows, _PLOT.value)
 

@@ -23,10 +23,12 @@ from stable_node_tf.callbacks import StabilityMonitor
 from stable_node_tf.certification import certified_accuracy, certified_radii
 from stable_node_tf.certified_classifier import certified_classifier
 from stable_node_tf.constraints import LogNormConstraint, SpectralNormConstraint
+from stable_node_tf.deep_ode import DeepODELayer
 from stable_node_tf.initializers import SkewSymmetric
 from stable_node_tf.layers import StabilityReport, StableODELayer
 from stable_node_tf.losses import MarginCrossentropy
 from stable_node_tf.models import ode_classifier
+from stable_node_tf.piecewise_ode import PiecewiseODELayer
 from stable_node_tf.solvers import Euler, RungeKutta4
 from stable_node_tf.stability.log_norm import (
     Witness,
@@ -37,6 +39,10 @@ from stable_node_tf.stability.log_norm import (
     worst_case_log_norm,
 )
 from stable_node_tf.stability.nearest import NearestStable, nearest_stable
+from stable_node_tf.stability.product_log_norm import (
+    ProductLogNorm,
+    product_log_norm,
+)
 from stable_node_tf.stability.slope_interval import (
     SlopeInterval,
     largest_slope_interval,
@@ -46,11 +52,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CustomActivation",
+    "DeepODELayer",
     "Euler",
     "LeakyTanh",
     "LogNormConstraint",
     "MarginCrossentropy",
     "NearestStable",
+    "PiecewiseODELayer",
+    "ProductLogNorm",
     "RungeKutta4",
     "SkewSymmetric",
     "SlopeInterval",
@@ -70,5 +79,6 @@ __all__ = [
     "largest_slope_interval",
     "nearest_stable",
     "ode_classifier",
+    "product_log_norm",
     "worst_case_log_norm",
 ]

@@ -1,18 +1,20 @@
-"""Keras callback that watches the stability of every StableODELayer."""
+"""Keras callback that watches the stability of every neural ODE layer."""
 
 import keras
 
+from stable_node_tf.deep_ode import DeepODELayer
 from stable_node_tf.layers import StableODELayer
 
 
 class StabilityMonitor(keras.callbacks.Callback):
-    """Bounds δ(A) at the end of every epoch and insists on δ <= δ̄.
+    """Bounds δ at the end of every epoch and insists on δ <= δ̄.
 
     When training ends with an optimiser that averages weights, `use_ema=True`,
     all constraints of the model are applied to the average: it satisfies none
     of them, because Keras averages the weights before it applies constraints.
 
-    Adds `delta_lower` and `delta_upper` of every `StableODELayer` to the logs,
+    Adds `delta_lower` and `delta_upper` of every `StableODELayer` and
+    `DeepODELayer` to the logs, the pieces of a `PiecewiseODELayer` included,
     and `perturbation` of those with a δ̄: |Δ|_F of an optimiser step, averaged
     over the epoch. The names have the layer's and a slash in front if there are
     several. Progress bar, `History`, `CSVLogger` and `TensorBoard`, placed
@@ -29,7 +31,7 @@ class StabilityMonitor(keras.callbacks.Callback):
         self._layers = [
             layer
             for layer in self.model._flatten_layers()
-            if isinstance(layer, StableODELayer)
+            if isinstance(layer, StableODELayer | DeepODELayer)
         ]
         if not self._layers:
             raise ValueError(

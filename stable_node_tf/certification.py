@@ -8,7 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf import activations, solvers
+from stable_node_tf.deep_ode import DeepODELayer
 from stable_node_tf.layers import StableODELayer
+from stable_node_tf.piecewise_ode import PiecewiseODELayer
 from stable_node_tf.stability.certificates import (
     network_lipschitz,
     spectral_norm_bound,
@@ -28,6 +30,9 @@ _PASS_THROUGH = (
     keras.layers.Reshape,
     keras.layers.Dropout,
 )
+
+
+_ODE_LAYERS = (StableODELayer, DeepODELayer, PiecewiseODELayer)
 
 
 class Certifier(NamedTuple):
@@ -90,14 +95,16 @@ def certifier(model: keras.Model) -> Certifier:
 
     The Lipschitz constant of logit_i - logit_j is the product of those of the
     layers, times |W_i - W_j|₂ for the read-out W. Where all layers are float32
-    or float64, all solvers explicit Euler and all activations of this package,
-    the rounding errors of the network as it is computed are bounded too, see
-    `stability.forward_rounding` for what that assumes.
+    or float64, all neural ODEs `StableODELayer` with explicit Euler and
+    activations of this package, the rounding errors of the network as it is
+    computed are bounded too, see `stability.forward_rounding` for what that
+    assumes.
 
     Args:
       model: a functional or sequential model, one layer after the other, out
-        of `Flatten`, `Reshape`, `Dropout`, `Dense` without activation and
-        `StableODELayer`, a `Dense` layer at the end.
+        of `Flatten`, `Reshape`, `Dropout`, `Dense` without activation,
+        `StableODELayer`, `DeepODELayer` and `PiecewiseODELayer`, a `Dense`
+        layer at the end.
 
     Raises:
       ValueError: naming the layer, if the model is not such a chain or no
@@ -112,7 +119,7 @@ def certifier(model: keras.Model) -> Certifier:
     unit = _unit_roundoff(layers)
     factors, state = [1.0], EXACT_INPUT
     for layer in layers[:-1]:
-        if isinstance(layer, StableODELayer):
+        if isinstance(layer, _ODE_LAYERS):
             bound, state = _after_ode(layer, state, unit)
         else:
             kernel, bias = _affine(layer)
@@ -258,7 +265,7 @@ def _chain(model: keras.Model) -> list[keras.layers.Layer]:
             f"Received: model {model.name!r}"
         )
     for layer in layers:
-        known = isinstance(layer, StableODELayer) or (
+        known = isinstance(layer, _ODE_LAYERS) or (
             isinstance(layer, keras.layers.Dense)
             and layer.activation is keras.activations.linear
         )
@@ -266,7 +273,7 @@ def _chain(model: keras.Model) -> list[keras.layers.Layer]:
             raise ValueError(
                 "No Lipschitz constant is known for layer "
                 f"{layer.name!r} of type {type(layer).__name__}. Expected: "
-                "Dense without activation, or StableODELayer"
+                "Dense without activation, or a neural ODE of this package"
             )
     return layers
 
@@ -276,13 +283,14 @@ def _unit_roundoff(layers: list[keras.layers.Layer]) -> float:
     dtypes = {layer.compute_dtype for layer in layers}
     dtypes |= {layer.variable_dtype for layer in layers}
     known = all(
-        isinstance(layer.solver, solvers.Euler)
+        isinstance(layer, StableODELayer)
+        and isinstance(layer.solver, solvers.Euler)
         and isinstance(
             layer.activation,
             activations.LeakyTanh | activations.SmoothLeakyReLU,
         )
         for layer in layers
-        if isinstance(layer, StableODELayer)
+        if isinstance(layer, _ODE_LAYERS)
     )
     if not known or dtypes not in ({"float32"}, {"float64"}):
         return 0.0
@@ -297,21 +305,21 @@ def _affine(layer: keras.layers.Dense) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _after_ode(
-    layer: StableODELayer, state: Computed, unit: float
+    layer: Any, state: Computed, unit: float
 ) -> tuple[float, Computed]:
-    kernel, bias = (
-        keras.ops.convert_to_numpy(weight).astype(np.float64)
-        for weight in (layer.kernel, layer.bias)
-    )
     bound = layer.lipschitz_bound()
     if bound.step is None:
         raise ValueError(
             f"No Lipschitz constant is known for what the solver of layer "
             f"{layer.name!r} computes. Expected: explicit Euler or Runge-Kutta "
-            f"on a fixed grid. Received: solver={layer.solver!r}"
+            f"on a fixed grid. Received: a bound for {bound.holds_for}"
         )
     if unit == 0.0:
         return bound.value, state
+    kernel, bias = (
+        keras.ops.convert_to_numpy(weight).astype(np.float64)
+        for weight in (layer.kernel, layer.bias)
+    )
     steps = layer.solver.num_steps
     size = layer.terminal_time / steps
     origin = np.zeros((1, len(bias)))

@@ -1,5 +1,6 @@
 """The sharpest proven Lipschitz constant of what a solver computes."""
 
+import math
 from typing import Any, NamedTuple
 
 from numpy.typing import ArrayLike
@@ -63,25 +64,54 @@ def solver_lipschitz(
     >>> solver_lipschitz(Euler(1), [[-1.0]], 0.5, 1.0, -0.5).holds_for
     'Euler with 1 steps'
     """
+    norm = spectral_norm_bound(matrix)
+    if not _is_explicit(solver):
+        return field_lipschitz(solver, terminal_time, delta, norm)
+    size = terminal_time / solver.num_steps
+    if step_log_norm is None:
+        step_log_norm, _ = euler_log_norm(matrix, alpha, size)
+    euler = euler_step_lipschitz(step_log_norm, size)
+    return field_lipschitz(solver, terminal_time, delta, norm, euler)
+
+
+def field_lipschitz(
+    solver: Any,
+    terminal_time: float,
+    delta: float,
+    norm: float,
+    euler_step: float = math.inf,
+) -> LipschitzBound:
+    """As `solver_lipschitz`, for any field with bounds of its derivative.
+
+    Two solutions of u' = f(u) differ by v with v' = Jv, and so do stages of a
+    solver; all that is used of J are two bounds, and that averages of such J
+    obey them as well.
+
+    Args:
+      solver: a `tfp.math.ode.Solver`.
+      terminal_time: T > 0.
+      delta: an upper bound of μ2(J).
+      norm: an upper bound of |J|₂.
+      euler_step: an upper bound of |I + hJ|₂, h = T/N, if one is known.
+
+    >>> from stable_node_tf import Euler
+    >>> bound = field_lipschitz(Euler(2), 1.0, delta=0.0, norm=2.0)
+    >>> round(bound.value, 6), bound.holds_for
+    (2.0, 'Euler with 2 steps')
+    """
     midpoint = isinstance(solver, solvers.ImplicitMidpoint)
-    tableau: Any = getattr(solver, "tableau", None)
-    if not midpoint and (tableau is None or min(tableau.weights) < 0.0):
+    if not midpoint and not _is_explicit(solver):
         flow = flow_lipschitz(delta, terminal_time)
         return LipschitzBound(flow, "exact flow (not its discretisation)", None)
     steps = solver.num_steps
     size = terminal_time / steps
-    norm = spectral_norm_bound(matrix)
     name = f"{type(solver).__name__} with {steps} steps"
     if midpoint:
         step = implicit_midpoint_step_lipschitz(delta, norm, size)
         name += ", their equations solved exactly"
         return LipschitzBound(repeated_lipschitz(step, steps), name, step)
-    if step_log_norm is None:
-        step_log_norm, _ = euler_log_norm(matrix, alpha, size)
-    euler = min(
-        euler_step_lipschitz(step_log_norm, size),
-        euler_lipschitz(delta, norm, size, 1),
-    )
+    euler = min(euler_step, euler_lipschitz(delta, norm, size, 1))
+    tableau = solver.tableau
     if tableau == EULER:
         step = euler
     elif tableau == SSP_RUNGE_KUTTA_3:
@@ -91,3 +121,9 @@ def solver_lipschitz(
             euler, norm, size, tableau.coefficients, tableau.weights
         )
     return LipschitzBound(repeated_lipschitz(step, steps), name, step)
+
+
+def _is_explicit(solver: Any) -> bool:
+    """Whether it is a Runge-Kutta scheme with weights that are not negative."""
+    tableau = getattr(solver, "tableau", None)
+    return tableau is not None and min(tableau.weights) >= 0.0

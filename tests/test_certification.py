@@ -4,12 +4,15 @@ import pytest
 import tensorflow as tf
 
 from stable_node_tf import (
+    DeepODELayer,
     Euler,
     LeakyTanh,
+    PiecewiseODELayer,
     RungeKutta4,
     SmoothLeakyReLU,
     StableODELayer,
     ode_classifier,
+    solvers,
 )
 from stable_node_tf.certification import (
     certified_accuracy,
@@ -178,6 +181,30 @@ def test_certified_accuracy():
     ]
     with pytest.raises(ValueError, match="radii"):
         certified_accuracy(model, x, wrong, [-1.0])
+
+
+def test_layers_with_several_equations():
+    """Pairs of inputs obey the product of the bounds; rounding is left out."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((6,), dtype="float64")
+    deep = DeepODELayer((5,), delta_bar=0.2, solver=Euler(3), dtype="float64")
+    pieces = PiecewiseODELayer(
+        StableODELayer(solver=Euler(2), dtype="float64"), 2
+    )
+    x = pieces(deep(keras.layers.Dense(4, dtype="float64")(image)))
+    model = keras.Model(image, keras.layers.Dense(3, dtype="float64")(x))
+    bounds = certifier(model)
+    assert bounds.holds_for == "2-norm, real arithmetic"
+    generator = np.random.default_rng(1)
+    x = generator.standard_normal((500, 6))
+    y = x + 1e-3 * generator.standard_normal(x.shape)
+    change = (model(x) - model(y)).numpy()
+    change = np.abs(change[:, 0] - change[:, 1])
+    growth = (change / np.linalg.norm(x - y, axis=1)).max()
+    assert growth <= bounds.pair_lipschitz[0, 1]
+    pieces.pieces[0].solver = solvers.get("dormand_prince")
+    with pytest.raises(ValueError, match="exact flow"):
+        certifier(model)
 
 
 def test_says_what_it_cannot_certify():

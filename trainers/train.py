@@ -15,6 +15,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from stable_node_tf import solvers
 from trainers import datasets, report, training
 from trainers.recipe import Recipe
 
@@ -39,11 +40,11 @@ flags.DEFINE_float("alpha", _DEFAULT.alpha, "Its smallest slope, in (0, 1].")
 flags.DEFINE_enum(
     "solver",
     _DEFAULT.solver,
-    ["euler", "rk4", "dormand_prince"],
+    solvers.NAMES,
     "Solver of the ODE.",
 )
 flags.DEFINE_integer(
-    "num_steps", _DEFAULT.num_steps, "Steps of euler and rk4.", 1
+    "num_steps", _DEFAULT.num_steps, "Steps of solvers on a fixed grid.", 1
 )
 flags.DEFINE_float(
     "rotation",

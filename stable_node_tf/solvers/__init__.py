@@ -21,9 +21,10 @@ from stable_node_tf.solvers.runge_kutta import (
     RungeKutta4,
     SSPRungeKutta3,
 )
-from stable_node_tf.solvers.serialisation import get, serialize
+from stable_node_tf.solvers.serialisation import NAMES, get, serialize
 
 __all__ = [
+    "NAMES",
     "DormandPrince5",
     "Euler",
     "ExplicitRungeKutta",

@@ -46,6 +46,8 @@ _BY_NAME: dict[str, Callable[[], ode.Solver]] = {
     ),
 }
 
+NAMES = tuple(_BY_NAME)
+
 
 def get(identifier: str | dict[str, Any] | ode.Solver) -> ode.Solver:
     """Returns the solver that `identifier` stands for.

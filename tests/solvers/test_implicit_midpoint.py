@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stable_node_tf import LeakyTanh
+from stable_node_tf import LeakyTanh, nearest_stable
 from stable_node_tf.solvers import (
     ImplicitMidpoint,
     LayerField,
@@ -86,7 +86,7 @@ def test_contractive_flows_stay_contractive_at_any_step(seed, stiffness):
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 10**6), scale=st.floats(0.1, 5.0))
+@given(seed=st.integers(0, 10**6), scale=st.floats(0.1, 1e3))
 def test_nonlinear_contractive_flows_as_well(seed, scale):
     """u' = σ(b - c u), every entry on its own."""
     rng = np.random.default_rng(seed)
@@ -96,6 +96,25 @@ def test_nonlinear_contractive_flows_as_well(seed, scale):
     assert np.linalg.norm(end[0] - end[1]) <= (
         np.linalg.norm(pair[0] - pair[1]) * (1 + 1e-10)
     )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scale", [30.0, 300.0, 3000.0])
+def test_long_steps_are_damped(scale, dtype):
+    """δ(A) <= 0: the equation of the step has one solution, h|A| = `scale`."""
+    rng = np.random.default_rng(3)
+    kernel = nearest_stable(rng.standard_normal((8, 8)), 0.0, 0.2).matrix
+    constants = {
+        "kernel": scale * kernel / np.linalg.norm(kernel, 2),
+        "bias": rng.standard_normal(8),
+    }
+    state = tf.constant(rng.standard_normal((20, 8)), dtype)
+    constants = {k: tf.constant(v, dtype) for k, v in constants.items()}
+    end = _solve(FIELD, *constants.values(), state)
+    step = FIELD(0.0, (state + end) / 2, **constants)
+    largest = np.abs(end - state).max()
+    unit = np.finfo(dtype).eps
+    assert np.abs(end - state - step).max() < 1e3 * scale * unit * largest
 
 
 @tf.function(reduce_retracing=True)
@@ -200,7 +219,9 @@ def test_no_solution_is_an_error_and_nan_under_xla():
         return integrate(ImplicitMidpoint(1), lambda t, u: u**2, u, 1.0)
 
     state = tf.constant([[1.5, 2.5]])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="num_steps"):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="num_steps.*steps of size.*1"
+    ):
         solve(state)
     assert np.isnan(tf.function(solve, jit_compile=True)(state)).all()
 

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stable_node_tf import CustomActivation, LeakyTanh, SmoothLeakyReLU
+from stable_node_tf import (
+    CustomActivation,
+    LeakyTanh,
+    SmoothLeakyReLU,
+    StableODELayer,
+)
 from stable_node_tf import export as export_lib
 from stable_node_tf.models import ode_classifier
 from stable_node_tf.solvers import (
@@ -103,6 +108,39 @@ def test_single_precision_with_unknown_batch(jit_compile):
     )
     expected = gradients(RungeKutta4(3), plainly(field), *problem())[:2]
     assert_close(sweep(state), expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("policy", "unit"), [("mixed_float16", 2**-11), ("mixed_bfloat16", 2**-8)]
+)
+def test_mixed_precision_sweeps_back_in_single_precision(policy, unit):
+    """Only what enters and leaves the layer is rounded to half precision."""
+    half = tf.dtypes.as_dtype(policy.removeprefix("mixed_"))
+    state, constants = problem("float32")
+    state, upstream = tf.cast(state, half), tf.cast(2.0 * state, half)
+    mixed, single = (
+        StableODELayer(LeakyTanh(0.2), solver=RungeKutta4(3), dtype=dtype)
+        for dtype in (policy, "float32")
+    )
+    found = []
+    for layer, dtype in ((mixed, half), (single, tf.float32)):
+        layer.build(state.shape)
+        layer.set_weights([constants["kernel"], constants["bias"]])
+
+        @tf.function
+        def sweep(u, scale, layer=layer):
+            with tf.GradientTape() as tape:
+                tape.watch(u)
+                end = layer(u)
+            sources = (u, layer.kernel.value, layer.bias.value)
+            return end, tape.gradient(end, sources, output_gradients=scale)
+
+        found.append(sweep(tf.cast(state, dtype), tf.cast(upstream, dtype)))
+    (end, (to_state, *to_weights)), (plain_end, plain) = found
+    assert end.dtype == half and to_state.dtype == half
+    assert_close(tf.cast(end, tf.float32), plain_end, unit)
+    assert_close(tf.cast(to_state, tf.float32), plain[0], unit)
+    assert_close(to_weights, plain[1:], 1e-6)
 
 
 def test_input_gradients_of_a_row_do_not_depend_on_the_others():

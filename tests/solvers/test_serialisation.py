@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from stable_node_tf import solvers
 from stable_node_tf.solvers import (
     DormandPrince5,
     Euler,
@@ -31,6 +32,10 @@ NAMES = [
     "dormand_prince_per_sample",
     "bdf",
 ]
+
+
+def test_names_are_known_to_programs():
+    assert sorted(solvers.NAMES) == sorted(NAMES)
 
 
 @keras.saving.register_keras_serializable(package="tests")

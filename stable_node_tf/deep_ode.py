@@ -1,0 +1,377 @@
+"""DeepODELayer: a neural ODE whose vector field has several layers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from stable_node_tf import activations, solvers
+from stable_node_tf.layers import StabilityReport
+from stable_node_tf.product_constraint import ProductLogNormConstraint
+from stable_node_tf.solver_bounds import LipschitzBound, field_lipschitz
+from stable_node_tf.solvers.deep_field import DeepField
+from stable_node_tf.solvers.fixed_grid import check_count
+from stable_node_tf.stability.certificates import spectral_norm_bound
+from stable_node_tf.stability.checks import check_number
+from stable_node_tf.stability.product_log_norm import (
+    certified_product_log_norm,
+    product_log_norm,
+)
+from stable_node_tf.stability.product_scaling import scale_into_bound
+
+
+@keras.saving.register_keras_serializable(package="stable_node_tf")
+class DeepODELayer(keras.layers.Layer):
+    """Maps u(0) to u(T) where u' = σ(A_k σ(⋯ σ(A_1 u + b_1) ⋯) + b_k) - cu.
+
+    Input and output have shape (batch, d). The flow has Lipschitz constant at
+    most exp(δT), 2-norm, with δ = max μ2(D_k A_k ⋯ D_1 A_1) - c over diagonal
+    D_i with slopes of σ on the diagonal (Guglielmi, De Marinis, Savostianov,
+    Tudisco, arXiv 2402.13092, for c = 0). With a `delta_bar` the kernels start
+    with δ <= δ̄, and a `ProductLogNormConstraint` keeps them there in training
+    by scaling them. Scaling alone makes no product contract, so δ̄ + c must be
+    positive: where δ̄ <= 0 is wanted, the damping c provides it.
+
+    Variables, solve and constraint stay in float32 under mixed precision.
+    Gradients of fixed grids are taken through the grid.
+
+    Args:
+      widths: m_1, ..., m_(k-1), the sizes of the inner layers, at least one.
+      activation: σ, see `StableODELayer`.
+      delta_bar: δ̄, any number above -damping, or None to leave A_i free.
+      damping: c >= 0.
+      terminal_time: T, positive.
+      solver: see `StableODELayer`.
+      kernel_initializer: Keras initialiser of the A_i, before they are scaled.
+      bias_initializer: Keras initialiser of the b_i.
+      **kwargs: of `keras.layers.Layer`, `name` and `dtype` for example.
+
+    Raises:
+      TypeError: if an argument that is a number is not, or a width no integer.
+      ValueError: if `widths` is empty or holds one below 1, `damping` is
+        negative, `delta_bar` not above -damping, `terminal_time` not positive,
+        or activation or solver unknown.
+
+    >>> layer = DeepODELayer(widths=(5,), delta_bar=0.0, damping=1.0)
+    >>> layer(np.ones((2, 3), "float32")).shape
+    TensorShape([2, 3])
+    >>> layer.stability().delta_upper <= 0.0
+    True
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        activation="smooth_leaky_relu",
+        delta_bar: float | None = None,
+        damping: float = 0.0,
+        terminal_time: float = 1.0,
+        solver="euler",
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.widths = tuple(check_count(width, "widths") for width in widths)
+        if not self.widths:
+            raise ValueError(
+                "`widths` must name at least one inner layer; StableODELayer "
+                f"has none. Received: widths={widths!r}"
+            )
+        self.activation = activations.get(activation)
+        self.damping = check_number(damping, "damping")
+        if self.damping < 0.0:
+            raise ValueError(
+                f"`damping` must not be negative. Received: damping={damping}"
+            )
+        self.delta_bar = None
+        if delta_bar is not None:
+            self.delta_bar = check_number(delta_bar, "delta_bar")
+            if self.delta_bar + self.damping <= 0.0:
+                raise ValueError(
+                    "`delta_bar` must be above -damping: kernels are scaled, "
+                    "which makes none contract. Raise `damping`. Received: "
+                    f"delta_bar={delta_bar}, damping={damping}"
+                )
+        self.terminal_time = check_number(terminal_time, "terminal_time")
+        if self.terminal_time <= 0.0:
+            raise ValueError(
+                "`terminal_time` must be positive. "
+                f"Received: terminal_time={terminal_time}"
+            )
+        self._field = DeepField(self.activation, self.damping)
+        self.solver = solvers.get(solver)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.input_spec = keras.layers.InputSpec(ndim=2)
+
+    @property
+    def alpha(self) -> float:
+        """Smallest slope of the activation."""
+        return self.activation.alpha
+
+    def build(self, input_shape) -> None:
+        """Creates A_i, b_i and, with a `delta_bar`, the certificate."""
+        size = input_shape[-1]
+        if size is None:
+            raise ValueError(
+                "`DeepODELayer` needs the last dimension of its input. "
+                f"Received: input_shape={input_shape}"
+            )
+        self.input_spec = keras.layers.InputSpec(ndim=2, axes={-1: size})
+        constraint = None
+        if self.delta_bar is not None:
+            if self.variable_dtype not in ("float32", "float64"):
+                raise ValueError(
+                    "`dtype` must be 'float32', 'float64' or a mixed policy "
+                    "if `delta_bar` is given. "
+                    f"Received: dtype={self.variable_dtype!r}"
+                )
+            constraint = ProductLogNormConstraint(
+                self.delta_bar + self.damping, self.alpha
+            )
+        heights = (*self.widths, size)
+        shapes = list(zip(heights, (size, *self.widths), strict=True))
+        start = _ScaledStart(
+            self.kernel_initializer, constraint, shapes, self.variable_dtype
+        )
+        self.kernels = [
+            self.add_weight(
+                name=f"kernel_{index + 1}",
+                shape=shape,
+                initializer=start.kernel(index),
+                constraint=constraint if shape is shapes[-1] else None,
+                autocast=False,
+            )
+            for index, shape in enumerate(shapes)
+        ]
+        self.biases = [
+            self.add_weight(
+                name=f"bias_{index + 1}",
+                shape=shape[:1],
+                initializer=self.bias_initializer,
+                autocast=False,
+            )
+            for index, shape in enumerate(shapes)
+        ]
+        if constraint is not None:
+            self.certificate = self._add_state(
+                "certificate", (sum(heights),), start.certificate
+            )
+            self.total_perturbation = self._add_state("total_perturbation")
+            constraint.attach(
+                self.kernels[:-1], self.certificate, self.total_perturbation
+            )
+
+    def _add_state(self, name, shape=(), initializer="zeros"):
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=initializer,
+            dtype="float64",
+            trainable=False,
+            autocast=False,
+        )
+
+    def call(self, inputs):
+        """Returns u(T) for u(0) = inputs, of the same shape (batch, d)."""
+        return self._solve(inputs, self.terminal_time)
+
+    def trajectory(self, inputs, times) -> tf.Tensor:
+        """Returns u at several times, see `StableODELayer.trajectory`."""
+        self._check_built()
+        times = [check_number(time, "times") for time in times]
+        if min(times, default=0.0) < 0.0:
+            raise ValueError(
+                f"`times` must not be negative. Received: times={times}"
+            )
+        inputs = tf.cast(inputs, self.compute_dtype)
+        return tf.stack(
+            [self._solve(inputs, time) if time else inputs for time in times]
+        )
+
+    def _solve(self, inputs, terminal_time):
+        state = solvers.integrate(
+            self.solver,
+            self._field,
+            tf.cast(inputs, self.variable_dtype),
+            terminal_time,
+            DeepField.constants(self.kernels, self.biases),
+        )
+        return tf.cast(state, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        """Returns the shape of the input."""
+        return input_shape
+
+    def stability(self, **kwargs) -> StabilityReport:
+        """Bounds δ from below and above and says what follows from it.
+
+        Args:
+          **kwargs: of `product_log_norm`, `starts=64` for example.
+
+        Raises:
+          ValueError: if the layer has no weights yet, or one is not finite.
+        """
+        lower, upper = self.delta_bounds(**kwargs)
+        bound = self.lipschitz_bound(upper)
+        return StabilityReport(
+            lower,
+            upper,
+            self.delta_bar,
+            bound.value,
+            f"{bound.holds_for}, 2-norm, real arithmetic",
+        )
+
+    def delta_bounds(self, **kwargs) -> tuple[float, float]:
+        """Bounds δ from below and above.
+
+        Args:
+          **kwargs: of `product_log_norm`.
+        """
+        kernels = self._kernel_values()
+        lower, upper, *_ = product_log_norm(kernels, self.alpha, **kwargs)
+        if self.delta_bar is not None:
+            upper = min(upper, self._certified_upper(kernels))
+        return (
+            float(np.nextafter(lower - self.damping, -np.inf)),
+            self._damped(upper),
+        )
+
+    def lipschitz_bound(self, delta: float | None = None) -> LipschitzBound:
+        """Bounds the Lipschitz constant of the layer in real arithmetic.
+
+        Args:
+          delta: an upper bound of δ, if one is known already.
+        """
+        kernels = self._kernel_values()
+        if delta is None and self.delta_bar is not None:
+            delta = self._damped(self._certified_upper(kernels))
+        if delta is None:
+            upper = product_log_norm(kernels, self.alpha, starts=1).upper
+            delta = self._damped(upper)
+        norm = self.damping
+        if all(np.any(kernel) for kernel in kernels):
+            norm += float(np.prod([spectral_norm_bound(A) for A in kernels]))
+        norm = float(np.nextafter(norm * (1 + 1e-12), np.inf))
+        return field_lipschitz(self.solver, self.terminal_time, delta, norm)
+
+    def assert_constraints(self) -> None:
+        """Raises unless δ <= δ̄ is proven for the kernels as they are now.
+
+        Does nothing without δ̄; see `StableODELayer.assert_constraints`.
+
+        Raises:
+          ValueError: with the bounds of δ, if the bound does not hold.
+        """
+        if self.delta_bar is None:
+            return
+        bound = self.delta_bar + self.damping
+        kernels = self._kernel_values()
+        if self._certified_upper(kernels) <= bound:
+            return
+        lower, upper, *_ = product_log_norm(kernels, self.alpha)
+        if upper > bound:
+            raise ValueError(
+                f"The kernels of layer {self.name!r} must satisfy "
+                f"δ <= delta_bar={self.delta_bar}. Received: kernels with δ in "
+                f"[{lower - self.damping}, {upper - self.damping}]. "
+                "Constraints act in optimiser steps only; after setting "
+                "weights by hand, call `last = layer.kernels[-1]; "
+                "last.assign(last.constraint(last))`."
+            )
+
+    def _damped(self, upper):
+        return float(np.nextafter(upper - self.damping, np.inf))
+
+    def _check_built(self):
+        if not self.built:
+            raise ValueError(
+                f"Layer {self.name!r} has no weights yet. Call it, or its "
+                "`build`, first."
+            )
+
+    def _kernel_values(self):
+        self._check_built()
+        return [
+            keras.ops.convert_to_numpy(kernel).astype(np.float64)
+            for kernel in self.kernels
+        ]
+
+    def _certified_upper(self, kernels):
+        return certified_product_log_norm(
+            kernels, self.alpha, keras.ops.convert_to_numpy(self.certificate)
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments, serialised."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "widths": list(self.widths),
+            "activation": serialize(self.activation),
+            "delta_bar": self.delta_bar,
+            "damping": self.damping,
+            "terminal_time": self.terminal_time,
+            "solver": solvers.serialize(self.solver),
+            "kernel_initializer": serialize(self.kernel_initializer),
+            "bias_initializer": serialize(self.bias_initializer),
+        }
+
+
+class _ScaledStart:
+    """Initialisers of the A_i and of θ: what was drawn, scaled if need be.
+
+    Callables, because Keras may defer them until the variables exist.
+    """
+
+    def __init__(self, initializer, constraint, shapes, dtype):
+        self._initializer = initializer
+        self._constraint = constraint
+        self._shapes = shapes
+        self._dtype = dtype
+        self._drawn = None
+
+    def kernel(self, index):
+        return lambda shape, dtype=None: self._draw()[0][index]
+
+    def certificate(self, shape, dtype=None):
+        return tf.constant(self._draw()[1], dtype)
+
+    def _draw(self):
+        if self._drawn is None:
+            with tf.init_scope():
+                self._drawn = self._scaled()
+        return self._drawn
+
+    def _scaled(self):
+        kernels = [
+            keras.ops.convert_to_numpy(
+                _reseeded(self._initializer, index)(shape, dtype=self._dtype)
+            )
+            for index, shape in enumerate(self._shapes)
+        ]
+        if self._constraint is None:
+            return kernels, None
+        bound, alpha = self._constraint.bound, self._constraint.alpha
+        best = product_log_norm(kernels, alpha, starts=1).multipliers
+        scaled = scale_into_bound(
+            [tf.constant(kernel) for kernel in kernels],
+            tf.constant(best),
+            bound,
+            alpha,
+        )
+        factor = scaled.factor.numpy().astype(kernels[0].dtype)
+        return [factor * A for A in kernels], scaled.multipliers.numpy()
+
+
+def _reseeded(initializer, index):
+    """The initialiser of the i-th kernel: equal seeds draw equal kernels."""
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    config = initializer.get_config()
+    if isinstance(config.get("seed"), int):
+        config["seed"] += index
+    return type(initializer).from_config(config)

@@ -1,0 +1,264 @@
+"""δ of several layers: max μ2(D_k A_k ⋯ D_1 A_1), proven from both sides."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from stable_node_tf.stability.checks import (
+    check_alpha,
+    check_certificate,
+    check_number,
+)
+from stable_node_tf.stability.product_certificate import (
+    form_matrix,
+    minimise_multipliers,
+    neutral_multipliers,
+    quadratic_form,
+    reached_bound,
+    rescaled,
+)
+from stable_node_tf.stability.rounding import (
+    UNIT_ROUNDOFF,
+    largest_eigenvalue_above,
+    norm_of_rounding,
+    relative_rounding,
+)
+
+_ASCENTS = 12
+
+
+class ProductLogNorm(NamedTuple):
+    """An interval that holds δ(A_1, ..., A_k), and the proofs of its ends.
+
+    Attributes:
+      lower: largest value proven to be attained.
+      upper: smallest value proven never to be exceeded.
+      diagonals: those of D_1, ..., D_k, entries alpha or 1, and
+      vector: x, of shape (d,), the proof of `lower`, see
+        `attained_product_log_norm`.
+      multipliers: the proof of `upper`, see `certified_product_log_norm`.
+    """
+
+    lower: float
+    upper: float
+    diagonals: tuple[np.ndarray, ...]
+    vector: np.ndarray
+    multipliers: np.ndarray
+
+
+def product_log_norm(
+    matrices: Sequence[ArrayLike],
+    alpha: float,
+    *,
+    tolerance: float = 1e-6,
+    starts: int = 16,
+    seed: int = 0,
+) -> ProductLogNorm:
+    """Brackets δ = max μ2(D_k A_k ⋯ D_1 A_1), alpha <= entries of D_i <= 1.
+
+    The flow of u' = σ(A_k σ(⋯ σ(A_1 u + b_1) ⋯) + b_k) on [0, T], slopes of σ
+    in [alpha, 1], has Lipschitz constant at most exp(δT) in the 2-norm
+    (Guglielmi, De Marinis, Savostianov, Tudisco, arXiv 2402.13092, for the
+    problem; docs/theory.md for the bound). For one matrix the upper end is
+    that of `worst_case_log_norm`.
+
+    Args:
+      matrices: A_1, ..., A_k, applied in this order, A_i of shape
+        (m_i, m_(i-1)) with m_0 = m_k = d.
+      alpha: smallest slope of the activation, in (0, 1]; `upper` is one for
+        1 - 1e-6 if it is larger.
+      tolerance: of the minimisation behind `upper`, relative to Π |A_i|₂.
+      starts: number of starts of the search behind `lower`.
+      seed: of the starts; equal arguments give equal results.
+
+    Raises:
+      ValueError: if the shapes do not fit, an entry is not finite, or alpha is
+        not in (0, 1].
+
+    >>> bracket = product_log_norm([np.eye(2), -np.eye(2)], alpha=0.5)
+    >>> bool(-0.25 - 1e-9 <= bracket.lower <= bracket.upper < 0.0)
+    True
+    """
+    matrices = check_chain(matrices)
+    alpha = check_alpha(alpha)
+    norms = [float(np.linalg.norm(A, 2)) or 1.0 for A in matrices]
+    sizes = [len(A) for A in matrices]
+    form = quadratic_form(
+        [tf.constant(A / c) for A, c in zip(matrices, norms, strict=True)],
+        alpha,
+    )
+    multipliers = minimise_multipliers(
+        form,
+        neutral_multipliers(sizes, alpha),
+        sizes[-1],
+        check_number(tolerance, "tolerance"),
+    ).numpy()
+    multipliers = rescaled(multipliers, sizes, norms)
+    upper = certified_product_log_norm(matrices, alpha, multipliers)
+    diagonals, vector = _ascend(matrices, alpha, starts, seed)
+    lower = attained_product_log_norm(matrices, alpha, diagonals, vector)
+    return ProductLogNorm(lower, upper, diagonals, vector, multipliers)
+
+
+def certified_product_log_norm(
+    matrices: Sequence[ArrayLike], alpha: float, multipliers: ArrayLike
+) -> float:
+    """The bound on δ(A_1, ..., A_k) that multipliers prove.
+
+    λ such that M(θ) <= λ diag(1, ..., 1, 0, ..., 0), see `quadratic_form`,
+    verified by one eigenvalue of a matrix of size n = d + Σ m_i (i < k): that
+    of M(θ) + λ diag(0, ..., 0, 1, ..., 1) is at most λ, rounding errors
+    included. Infinite if the multipliers prove nothing.
+
+    Args:
+      matrices: A_1, ..., A_k, see `product_log_norm`.
+      alpha: smallest slope, in (0, 1].
+      multipliers: θ = (s_1, ..., s_(k-1), t) > 0, of shape (n,).
+
+    Raises:
+      ValueError: if a shape does not fit, or a multiplier is not positive.
+
+    >>> bound = certified_product_log_norm([[[2.0]], [[3.0]]], 1.0, [1.0, 6.0])
+    >>> round(bound, 3)
+    6.0
+    """
+    matrices = check_chain(matrices)
+    alpha = check_alpha(alpha)
+    sizes = [len(A) for A in matrices]
+    total = sum(sizes)
+    theta = check_certificate(multipliers, total)
+    # Powers of two scale without rounding.
+    exponents = [
+        int(np.ceil(np.log2(np.linalg.norm(A) or 1.0))) for A in matrices
+    ]
+    scaled = [np.ldexp(A, -e) for A, e in zip(matrices, exponents, strict=True)]
+    theta = rescaled(theta, sizes, [0.5**e for e in exponents])
+    if not np.isfinite(theta).all():
+        return np.inf
+    form = quadratic_form([tf.constant(A) for A in scaled], alpha)
+    matrix = form_matrix(form, theta, sizes[-1]).numpy()
+    magnitude = form_matrix(
+        quadratic_form([tf.constant(np.abs(A)) for A in scaled], alpha),
+        theta,
+        sizes[-1],
+        sign=1.0,
+    ).numpy()
+    if not np.isfinite(magnitude).all():
+        return np.inf
+    bound = float(reached_bound(form, tf.constant(theta), sizes[-1]))
+    inner = np.diag((np.arange(total) >= sizes[-1]).astype(np.float64))
+    largest = np.abs(matrix).max() + abs(bound)
+    padding = 16 * total * UNIT_ROUNDOFF * largest
+    operations = 4 * (total + matrices[0].shape[1]) + 16 * len(sizes) + 32
+    while np.isfinite(bound) and padding <= largest:
+        proven = bound + padding
+        error = norm_of_rounding(magnitude + abs(proven) * inner, operations)
+        above = largest_eigenvalue_above(matrix + proven * inner, error)
+        if above <= proven:
+            return float(np.nextafter(np.ldexp(proven, sum(exponents)), np.inf))
+        padding *= 4
+    return np.inf
+
+
+def attained_product_log_norm(
+    matrices: Sequence[ArrayLike],
+    alpha: float,
+    diagonals: Sequence[ArrayLike],
+    vector: ArrayLike,
+) -> float:
+    """The value of δ(A_1, ..., A_k) that D_1, ..., D_k and x prove is attained.
+
+    xᵀ D_k A_k ⋯ D_1 A_1 x / xᵀx, less a bound on its rounding errors.
+
+    Args:
+      matrices: A_1, ..., A_k, see `product_log_norm`.
+      alpha: smallest slope, in (0, 1].
+      diagonals: those of D_i, of shape (m_i,), entries in [alpha, 1].
+      vector: x, of shape (d,), not zero.
+
+    Raises:
+      ValueError: if a shape does not fit, or a D_i leaves [alpha, 1].
+
+    >>> D = [np.ones(1), np.full(1, 0.5)]
+    >>> round(attained_product_log_norm([[[2.0]], [[3.0]]], 0.5, D, [1.0]), 9)
+    3.0
+    """
+    matrices = check_chain(matrices)
+    alpha = check_alpha(alpha)
+    x = np.asarray(vector, np.float64)
+    image, magnitude = x, np.abs(x)
+    for matrix, diagonal in zip(matrices, diagonals, strict=True):
+        slopes = np.asarray(diagonal, np.float64)
+        if slopes.shape != (len(matrix),) or not (
+            np.all((slopes >= alpha) & (slopes <= 1.0))
+        ):
+            raise ValueError(
+                f"`diagonals` must hold vectors of shape ({len(matrix)},) in "
+                f"[{alpha}, 1]. Received: {diagonal}"
+            )
+        image = slopes * (matrix @ image)
+        magnitude = slopes * (np.abs(matrix) @ magnitude)
+    square = x @ x
+    operations = 2 * sum(A.shape[1] + 4 for A in matrices) + 2 * len(x) + 8
+    error = relative_rounding(operations) * (np.abs(x) @ magnitude)
+    return float(np.nextafter((x @ image - error) / square, -np.inf))
+
+
+def check_chain(matrices: Sequence[ArrayLike]) -> list[np.ndarray]:
+    """Returns A_1, ..., A_k as finite float64 arrays that can be multiplied.
+
+    Raises:
+      ValueError: if there are none, or their shapes do not fit.
+
+    >>> [A.shape for A in check_chain([np.ones((3, 2)), np.ones((2, 3))])]
+    [(3, 2), (2, 3)]
+    """
+    arrays = [np.asarray(A, np.float64) for A in matrices]
+    shapes = [A.shape for A in arrays]
+    fit = bool(arrays) and all(A.ndim == 2 and A.size for A in arrays)
+    fit = fit and all(
+        after[1] == before[0]
+        for before, after in zip([shapes[-1], *shapes], shapes, strict=False)
+    )
+    if not fit or not all(np.isfinite(A).all() for A in arrays):
+        raise ValueError(
+            "`matrices` must be finite, A_1 of shape (m_1, d), A_2 of shape "
+            "(m_2, m_1) and so on, the last one of shape (d, m). "
+            f"Received: shapes {shapes}"
+        )
+    return arrays
+
+
+def _ascend(
+    matrices: list[np.ndarray], alpha: float, starts: int, seed: int
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Climbs xᵀ D_k A_k ⋯ D_1 A_1 x, one D_i and then x at a time."""
+    rng = np.random.default_rng(seed)
+    slopes = [
+        np.where(rng.random((starts, len(A))) < 0.5, alpha, 1.0)
+        for A in matrices
+    ]
+    best = -np.inf
+    found: Any = None
+    for _ in range(_ASCENTS):
+        product = np.eye(len(matrices[-1]))
+        for A, D in zip(matrices, slopes, strict=True):
+            product = D[..., None] * (A @ product)
+        values, vectors = np.linalg.eigh(product + product.swapaxes(-1, -2))
+        top = np.argmax(values[:, -1])
+        x = vectors[:, :, -1]
+        if values[top, -1] > best:
+            best = values[top, -1]
+            found = tuple(D[top].copy() for D in slopes), x[top].copy()
+        before = [x]
+        for A, D in zip(matrices, slopes, strict=True):
+            before.append(D * (before[-1] @ A.T))
+        after = x
+        for i in reversed(range(len(matrices))):
+            gain = after * (before[i] @ matrices[i].T)
+            slopes[i] = np.where(gain > 0, 1.0, alpha)
+            after = (slopes[i] * after) @ matrices[i]
+    return found

@@ -1,0 +1,96 @@
+"""Scales several kernels at once until their δ is certified to be small.
+
+These are TensorFlow operations with static shapes and without Python
+callbacks: they run inside a compiled train step.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from stable_node_tf.stability.product_certificate import (
+    neutral_multipliers,
+    newton_step,
+    quadratic_form,
+    reached_bound,
+    rescaled,
+)
+
+_GAP = 1e-3
+_SMALLEST_NORM = 1e-6
+
+
+class ScaledProduct(NamedTuple):
+    """What the kernels are multiplied by, and what training keeps.
+
+    Attributes:
+      factor: c in (0, 1], float64; c A_1, ..., c A_k satisfy the bound.
+      multipliers: θ that prove it, float64, of shape (n,).
+    """
+
+    factor: tf.Tensor
+    multipliers: tf.Tensor
+
+
+def scale_into_bound(
+    kernels: Sequence[tf.Tensor],
+    multipliers: tf.Tensor,
+    bound: float,
+    alpha: float,
+) -> ScaledProduct:
+    """Finds the factor that brings δ(A_1, ..., A_k) below a bound.
+
+    δ is homogeneous in every kernel, so c = (bound/λ)^(1/k) does, λ being what
+    the multipliers prove; the certificate scales along. Before that, the
+    multipliers take one damped Newton step towards better ones: carried from
+    one optimiser step to the next they stay near the best. Multipliers that
+    prove nothing any more are replaced by neutral ones. The result leaves room
+    for the rounding errors of storing the kernels.
+
+    Args:
+      kernels: A_1, ..., A_k, see `quadratic_form`, float32 or float64.
+      multipliers: θ, float64, of shape (n,).
+      bound: positive.
+      alpha: smallest slope, in (0, 1].
+
+    Returns:
+      A `ScaledProduct`.
+
+    >>> eye = tf.eye(2)
+    >>> theta = tf.ones(4, tf.float64)
+    >>> scaled = scale_into_bound([2 * eye, 2 * eye], theta, 1.0, 0.5)
+    >>> bool(0.4 < scaled.factor < 0.51)
+    True
+    """
+    unit = float(np.finfo(kernels[0].dtype.as_numpy_dtype).eps) / 2
+    kernels = [tf.cast(kernel, tf.float64) for kernel in kernels]
+    sizes = [kernel.shape[0] for kernel in kernels]
+    size, count = sizes[-1], len(sizes)
+    norms = [tf.maximum(tf.norm(A), _SMALLEST_NORM) for A in kernels]
+    whole = tf.reduce_prod(norms)
+    form = quadratic_form(
+        [A / c for A, c in zip(kernels, norms, strict=True)], alpha
+    )
+    neutral = tf.constant(neutral_multipliers(sizes, alpha))
+    carried = rescaled(multipliers, sizes, [1.0 / c for c in norms])
+    warm = reached_bound(form, carried, size)
+    cold = reached_bound(form, neutral, size)
+    theta = tf.where(warm <= cold, carried, neutral)
+    reached = tf.minimum(warm, cold)
+    gap = _GAP * tf.maximum(reached, _GAP)
+    degree = float(sum(sizes) + size)
+    _, ahead, _ = newton_step(form, reached + gap, theta, gap / degree, size)
+    valid = tf.reduce_all(tf.math.is_finite(ahead) & (ahead > 0.0))
+    ahead = tf.where(valid, ahead, theta)
+    moved = reached_bound(form, ahead, size)
+    theta = tf.where(moved < reached, ahead, theta)
+    reached = tf.minimum(moved, reached) * whole
+    room = 4 * (count + 1) * (unit + 1e-13) * whole
+    target = tf.constant(bound, tf.float64)
+    scale = target / (reached + room)
+    factor = tf.where(reached + room > target, scale, 1.0) ** (1.0 / count)
+    return ScaledProduct(
+        factor, rescaled(theta, sizes, [factor * c for c in norms])
+    )
