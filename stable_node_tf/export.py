@@ -1,5 +1,6 @@
 """Classifiers as SavedModels, for TensorFlow Serving and for evaluation."""
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,11 +11,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from stable_node_tf import signatures, warm_up
 from stable_node_tf.certification import Certifier, certifier
+from stable_node_tf.signatures import MAX_BATCH_SIZE
 
-SIGNATURE = "serving_default"
-CERTIFY_SIGNATURE = "certify"
-_OUTPUTS = ("logits", "probabilities", "label")
+SIGNATURE = signatures.DEFAULT
+CERTIFY_SIGNATURE = signatures.CERTIFY
+_OUTPUTS = signatures.OUTPUTS
 _PYTHON_OPS = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
 
 
@@ -66,7 +69,8 @@ class ExportedModel:
             `label`, int64 (batch,), the class with the largest logit.
 
         Raises:
-            ValueError: if the images do not have the shape of the input.
+            ValueError: if the images do not have the shape of the input, or are
+                refused by the signature, see `stable_node_tf.signatures`.
         """
         answers = self._answers(images)
         return {name: answers[name].numpy() for name in _OUTPUTS}
@@ -105,11 +109,20 @@ class ExportedModel:
                 f"Received: shape {images.shape}"
             )
         signature = signature or self._signature
-        answers: dict[str, Any] = signature(**{self.input_name: images})
+        try:
+            answers: dict[str, Any] = signature(**{self.input_name: images})
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(_assertion(error)) from error
         return answers
 
 
-def export(model: keras.Model, directory: str | Path) -> Path:
+def export(
+    model: keras.Model,
+    directory: str | Path,
+    *,
+    pixels: bool = True,
+    max_batch_size: int = MAX_BATCH_SIZE,
+) -> Path:
     """Writes a classifier as a SavedModel under `directory`/1.
 
     The signature `serving_default` has one input, named, shaped and typed as
@@ -117,7 +130,10 @@ def export(model: keras.Model, directory: str | Path) -> Path:
     of `ExportedModel.predict`. The artifact holds TensorFlow operations only
     and can be differentiated after reloading. A model that
     `stable_node_tf.certification.certifier` accepts gets a second signature,
-    `certify`, with the outputs of `ExportedModel.certify`.
+    `certify`, with the outputs of `ExportedModel.certify`. Models of images
+    take bytes and PNG files as well. `stable_node_tf.signatures` describes
+    all signatures and the requests that they refuse; TensorFlow Serving warms
+    them up from assets.extra.
 
     The export appears under its name only once it is complete: until then an
     earlier export stays in place, and other versions are not touched. One
@@ -131,6 +147,10 @@ def export(model: keras.Model, directory: str | Path) -> Path:
         model: a functional or sequential model with one input and one output,
             the logits (batch, classes).
         directory: created where needed, with its parents.
+        pixels: whether the model, if its input is (height, width, channels),
+            takes pixels in [0, 1], as those of this package do. False leaves
+            the signatures for bytes and PNG files out.
+        max_batch_size: the most images that are answered in one call.
 
     Returns:
         The path of the version directory, `directory`/1.
@@ -139,7 +159,8 @@ def export(model: keras.Model, directory: str | Path) -> Path:
         TypeError: if `model` is not a Keras model.
         ValueError: if the model has not one input and one output, its output
             is not (batch, classes), its graph calls into Python (such a
-            model cannot be served), or a layer violates its constraints.
+            model cannot be served), its logits are NaN, a layer violates its
+            constraints, or `max_batch_size` is not an integer >= 1.
         NotADirectoryError: if `directory` is a file.
 
     Example:
@@ -165,7 +186,7 @@ def export(model: keras.Model, directory: str | Path) -> Path:
         prefix=".exporting-", dir=parent, ignore_cleanup_errors=True
     ) as scratch:
         complete = Path(scratch) / "complete"
-        _write(model, spec, complete)
+        _write(model, spec, complete, pixels, max_batch_size)
         _refuse_python_ops(complete)
         _replace(target, complete, Path(scratch) / "replaced")
     _remove_leftovers(parent)
@@ -241,30 +262,49 @@ def _input_spec(model: keras.Model) -> tf.TensorSpec:
     return tf.TensorSpec([None, *image.shape[1:]], image.dtype, image.name)
 
 
-def _write(model: keras.Model, spec: tf.TensorSpec, path: Path) -> None:
-    def serve(images: Any) -> dict[str, Any]:
-        logits = model(images, training=False)
-        if logits.dtype.size < 4:
-            logits = tf.cast(logits, tf.float32)
-        return {
-            "logits": logits,
-            "probabilities": tf.nn.softmax(logits),
-            "label": tf.argmax(logits, axis=-1, output_type=tf.int64),
-        }
-
+def _write(
+    model: keras.Model,
+    spec: tf.TensorSpec,
+    path: Path,
+    pixels: bool,
+    max_batch_size: int,
+) -> None:
+    served = signatures.signatures(
+        lambda images: model(images, training=False),
+        spec,
+        certifier=_certifier(model),
+        pixels=pixels,
+        max_batch_size=max_batch_size,
+    )
+    _refuse_unanswered(served[SIGNATURE])
     archive = keras.export.ExportArchive()
-    archive.add_endpoint(SIGNATURE, serve, input_signature=[spec])
-    bounds = _certifier(model)
-    if bounds is not None:
-
-        def certify(images: Any) -> dict[str, Any]:
-            answers = serve(images)
-            radius = bounds(images, answers["logits"])
-            return {**answers, "certified_radius": radius}
-
-        archive.add_endpoint(CERTIFY_SIGNATURE, certify, input_signature=[spec])
+    for name, signature in served.items():
+        archive.add_endpoint(
+            name, signature.function, input_signature=[signature.input_spec]
+        )
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
     archive.write_out(str(path), options=options, verbose=False)
+    warm_up.write(
+        path,
+        {
+            name: {signature.input_spec.name: signature.example}
+            for name, signature in served.items()
+            if signature.example is not None
+        },
+    )
+
+
+def _refuse_unanswered(signature: signatures.Signature) -> None:
+    """A server would not load a model that fails on a warm-up request."""
+    if signature.example is None:
+        return
+    try:
+        signature.function(tf.constant(signature.example))
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(
+            "model must answer images in [0, 1] with numbers. Received for one "
+            f"that rises evenly from 0 to 1: {_assertion(error)}"
+        ) from error
 
 
 def _certifier(model: keras.Model) -> Certifier | None:
@@ -328,6 +368,13 @@ def _newest_version(directory: Path) -> Path:
             f"version such as 1. Received: directory={directory}"
         )
     return max(versions, key=lambda path: int(path.name))
+
+
+def _assertion(error: tf.errors.InvalidArgumentError) -> str:
+    """What an assertion of `signatures` said, out of what TensorFlow adds."""
+    message = str(error)
+    found = re.search(r"assertion failed: (.*)", message)
+    return re.sub(r"[\[\]]", "", found[1]) if found else message
 
 
 def _first_line(error: Exception) -> str:
