@@ -102,7 +102,13 @@ class ExportedModel:
 
     def _answers(self, images: Any, signature: Any = None) -> dict[str, Any]:
         spec = self.input_spec
-        images = tf.cast(images, spec.dtype)
+        try:
+            images = tf.cast(images, spec.dtype)
+        except (TypeError, ValueError, tf.errors.OpError) as error:
+            raise ValueError(
+                f"{self.input_name} must be an array of numbers. "
+                f"Received: {_first_line(error)}"
+            ) from error
         if not spec.shape.is_compatible_with(images.shape):
             raise ValueError(
                 f"{self.input_name} must have shape {spec.shape}. "
@@ -111,8 +117,11 @@ class ExportedModel:
         signature = signature or self._signature
         try:
             answers: dict[str, Any] = signature(**{self.input_name: images})
-        except tf.errors.InvalidArgumentError as error:
-            raise ValueError(_assertion(error)) from error
+        except tf.errors.OpError as error:
+            raise ValueError(
+                f"The SavedModel in {self.path} does not answer: "
+                f"{_reason(error)}"
+            ) from error
         return answers
 
 
@@ -213,7 +222,8 @@ def load(directory: str | Path) -> ExportedModel:
         >>> load("/nowhere")
         Traceback (most recent call last):
         ...
-        FileNotFoundError: directory must exist. Received: directory=/nowhere
+        FileNotFoundError: directory must exist, and must not be a file.
+        Received: directory=/nowhere
     """
     path = _newest_version(Path(directory))
     try:
@@ -236,6 +246,20 @@ def load(directory: str | Path) -> ExportedModel:
             f"The signature {SIGNATURE} in {path} must have one input and the "
             f"outputs {', '.join(_OUTPUTS)}. Received: inputs "
             f"{sorted(inputs)}, outputs {sorted(outputs)}"
+        )
+    [image] = inputs.values()
+    logits = outputs["logits"]
+    if (
+        not (image.dtype.is_floating or image.dtype.is_integer)
+        or not image.shape.rank
+        or not logits.dtype.is_floating
+        or logits.shape.rank != 2
+    ):
+        raise ValueError(
+            f"The signature {SIGNATURE} in {path} must map numbers of shape "
+            "(batch, ...) to logits of shape (batch, classes). Received: "
+            f"{image.dtype.name} {image.shape} to {logits.dtype.name} "
+            f"{logits.shape}"
         )
     return ExportedModel(path, artifact, signature)
 
@@ -303,7 +327,7 @@ def _refuse_unanswered(signature: signatures.Signature) -> None:
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(
             "model must answer images in [0, 1] with numbers. Received for one "
-            f"that rises evenly from 0 to 1: {_assertion(error)}"
+            f"that rises evenly from 0 to 1: {_reason(error)}"
         ) from error
 
 
@@ -353,7 +377,8 @@ def _remove_leftovers(parent: Path) -> None:
 def _newest_version(directory: Path) -> Path:
     if not directory.is_dir():
         raise FileNotFoundError(
-            f"directory must exist. Received: directory={directory}"
+            "directory must exist, and must not be a file. "
+            f"Received: directory={directory}"
         )
     if (directory / "saved_model.pb").is_file():
         return directory
@@ -370,11 +395,19 @@ def _newest_version(directory: Path) -> Path:
     return max(versions, key=lambda path: int(path.name))
 
 
-def _assertion(error: tf.errors.InvalidArgumentError) -> str:
-    """What an assertion of `signatures` said, out of what TensorFlow adds."""
-    message = str(error)
-    found = re.search(r"assertion failed: (.*)", message)
-    return re.sub(r"[\[\]]", "", found[1]) if found else message
+def _reason(error: tf.errors.OpError) -> str:
+    """What an operation said, out of what TensorFlow puts around it."""
+    assertion = re.search(r"assertion failed: (.*)", error.message)
+    if assertion:
+        return re.sub(r"[\[\]]", "", assertion[1])
+    lines = [line.strip() for line in error.message.splitlines()]
+    said = [
+        line
+        for line in lines
+        if line
+        and not re.match(r"Graph exec|Detected at|File |<stack|\[\[", line)
+    ]
+    return said[0] if said else type(error).__name__
 
 
 def _first_line(error: Exception) -> str:

@@ -170,7 +170,7 @@ class Session:
 
         Args:
             feeds: from names of tensors ("serve_image:0") to arrays; those of
-                dtype object hold bytes.
+                dtype object or S hold bytes.
             fetches: names of tensors.
 
         Returns:
@@ -231,7 +231,7 @@ def _content(buffer):
 def _tensor(array):
     library = _library()
     shape = (ctypes.c_int64 * array.ndim)(*array.shape)
-    if array.dtype != object:
+    if array.dtype.kind not in "OS":
         content = np.ascontiguousarray(array).tobytes()
         code = _CODES[array.dtype]
     else:
@@ -240,7 +240,7 @@ def _tensor(array):
                 len(value) << 2 | _STRING_VIEW,
                 ctypes.cast(ctypes.c_char_p(value), ctypes.c_void_p).value,
             )
-            for value in array.ravel()
+            for value in array.astype(object).ravel()
         ]
         content = b"".join(bytes(string) for string in strings)
         code = _STRING
@@ -279,9 +279,6 @@ def run_jobs(jobs):
             if path not in sessions:
                 sessions[path] = Session(path)
             feeds = {name: np.load(f) for name, f in run["feeds"].items()}
-            for name, array in feeds.items():
-                if array.dtype.kind == "S":
-                    feeds[name] = array.astype(object)
             values = sessions[path].run(feeds, list(run["fetches"].values()))
             np.savez(
                 run["output"], **dict(zip(run["fetches"], values, strict=True))
