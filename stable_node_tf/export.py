@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from stable_node_tf import signatures, warm_up
+from stable_node_tf import checksums, signatures, warm_up
 from stable_node_tf.certification import Certifier, certifier
 from stable_node_tf.signatures import MAX_BATCH_SIZE
 
@@ -205,6 +205,10 @@ def export(
 def load(directory: str | Path) -> ExportedModel:
     """Reads a SavedModel back.
 
+    Its files are compared with their checksums first, where it has any:
+    TensorFlow would end the process on some damaged graphs. A SavedModel is a
+    program; load those that you trust only.
+
     Args:
         directory: what was given to `export`, of which the highest version is
             read, or one version directory itself.
@@ -227,6 +231,8 @@ def load(directory: str | Path) -> ExportedModel:
     """
     path = _newest_version(Path(directory))
     try:
+        if (path / checksums.NAME).exists():
+            checksums.verify(path)
         artifact = tf.saved_model.load(str(path))
     except Exception as error:  # the loader raises whatever it trips over
         raise ValueError(
@@ -316,6 +322,7 @@ def _write(
             if signature.example is not None
         },
     )
+    checksums.write(path)
 
 
 def _refuse_unanswered(signature: signatures.Signature) -> None:

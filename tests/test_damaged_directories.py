@@ -103,11 +103,13 @@ def test_damaged_directories(model, damaged):
 @settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", 20)), deadline=None)
 @given(fraction=st.floats(0, 1, exclude_max=True))
 def test_one_bit_of_the_graph(model, fraction):
+    """Without checksums, TensorFlow aborts on some of these."""
     source, copy = model
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(source, copy)
     flip(copy / "1" / "saved_model.pb", fraction)
-    check(copy)
+    with pytest.raises(ValueError, match="saved_model.pb must have the check"):
+        export.load(copy)
 
 
 def test_file_instead_of_a_directory(tmp_path):
