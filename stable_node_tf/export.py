@@ -1,5 +1,6 @@
 """Classifiers as SavedModels, for TensorFlow Serving and for evaluation."""
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,11 +11,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from stable_node_tf import checksums, signatures, warm_up
 from stable_node_tf.certification import Certifier, certifier
+from stable_node_tf.signatures import MAX_BATCH_SIZE
 
-SIGNATURE = "serving_default"
-CERTIFY_SIGNATURE = "certify"
-_OUTPUTS = ("logits", "probabilities", "label")
+SIGNATURE = signatures.DEFAULT
+CERTIFY_SIGNATURE = signatures.CERTIFY
+_OUTPUTS = signatures.OUTPUTS
 _PYTHON_OPS = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
 
 
@@ -66,7 +69,8 @@ class ExportedModel:
             `label`, int64 (batch,), the class with the largest logit.
 
         Raises:
-            ValueError: if the images do not have the shape of the input.
+            ValueError: if the images do not have the shape of the input, or are
+                refused by the signature, see `stable_node_tf.signatures`.
         """
         answers = self._answers(images)
         return {name: answers[name].numpy() for name in _OUTPUTS}
@@ -98,18 +102,36 @@ class ExportedModel:
 
     def _answers(self, images: Any, signature: Any = None) -> dict[str, Any]:
         spec = self.input_spec
-        images = tf.cast(images, spec.dtype)
+        try:
+            images = tf.cast(images, spec.dtype)
+        except (TypeError, ValueError, tf.errors.OpError) as error:
+            raise ValueError(
+                f"{self.input_name} must be an array of numbers. "
+                f"Received: {_first_line(error)}"
+            ) from error
         if not spec.shape.is_compatible_with(images.shape):
             raise ValueError(
                 f"{self.input_name} must have shape {spec.shape}. "
                 f"Received: shape {images.shape}"
             )
         signature = signature or self._signature
-        answers: dict[str, Any] = signature(**{self.input_name: images})
+        try:
+            answers: dict[str, Any] = signature(**{self.input_name: images})
+        except tf.errors.OpError as error:
+            raise ValueError(
+                f"The SavedModel in {self.path} does not answer: "
+                f"{_reason(error)}"
+            ) from error
         return answers
 
 
-def export(model: keras.Model, directory: str | Path) -> Path:
+def export(
+    model: keras.Model,
+    directory: str | Path,
+    *,
+    pixels: bool = True,
+    max_batch_size: int = MAX_BATCH_SIZE,
+) -> Path:
     """Writes a classifier as a SavedModel under `directory`/1.
 
     The signature `serving_default` has one input, named, shaped and typed as
@@ -117,7 +139,10 @@ def export(model: keras.Model, directory: str | Path) -> Path:
     of `ExportedModel.predict`. The artifact holds TensorFlow operations only
     and can be differentiated after reloading. A model that
     `stable_node_tf.certification.certifier` accepts gets a second signature,
-    `certify`, with the outputs of `ExportedModel.certify`.
+    `certify`, with the outputs of `ExportedModel.certify`. Models of images
+    take bytes and PNG files as well. `stable_node_tf.signatures` describes
+    all signatures and the requests that they refuse; TensorFlow Serving warms
+    them up from assets.extra.
 
     The export appears under its name only once it is complete: until then an
     earlier export stays in place, and other versions are not touched. One
@@ -131,6 +156,10 @@ def export(model: keras.Model, directory: str | Path) -> Path:
         model: a functional or sequential model with one input and one output,
             the logits (batch, classes).
         directory: created where needed, with its parents.
+        pixels: whether the model, if its input is (height, width, channels),
+            takes pixels in [0, 1], as those of this package do. False leaves
+            the signatures for bytes and PNG files out.
+        max_batch_size: the most images that are answered in one call.
 
     Returns:
         The path of the version directory, `directory`/1.
@@ -139,7 +168,8 @@ def export(model: keras.Model, directory: str | Path) -> Path:
         TypeError: if `model` is not a Keras model.
         ValueError: if the model has not one input and one output, its output
             is not (batch, classes), its graph calls into Python (such a
-            model cannot be served), or a layer violates its constraints.
+            model cannot be served), its logits are NaN, a layer violates its
+            constraints, or `max_batch_size` is not an integer >= 1.
         NotADirectoryError: if `directory` is a file.
 
     Example:
@@ -165,7 +195,7 @@ def export(model: keras.Model, directory: str | Path) -> Path:
         prefix=".exporting-", dir=parent, ignore_cleanup_errors=True
     ) as scratch:
         complete = Path(scratch) / "complete"
-        _write(model, spec, complete)
+        _write(model, spec, complete, pixels, max_batch_size)
         _refuse_python_ops(complete)
         _replace(target, complete, Path(scratch) / "replaced")
     _remove_leftovers(parent)
@@ -174,6 +204,10 @@ def export(model: keras.Model, directory: str | Path) -> Path:
 
 def load(directory: str | Path) -> ExportedModel:
     """Reads a SavedModel back.
+
+    Its files are compared with their checksums first, where it has any:
+    TensorFlow would end the process on some damaged graphs. A SavedModel is a
+    program; load those that you trust only.
 
     Args:
         directory: what was given to `export`, of which the highest version is
@@ -192,10 +226,13 @@ def load(directory: str | Path) -> ExportedModel:
         >>> load("/nowhere")
         Traceback (most recent call last):
         ...
-        FileNotFoundError: directory must exist. Received: directory=/nowhere
+        FileNotFoundError: directory must exist, and must not be a file.
+        Received: directory=/nowhere
     """
     path = _newest_version(Path(directory))
     try:
+        if (path / checksums.NAME).exists():
+            checksums.verify(path)
         artifact = tf.saved_model.load(str(path))
     except Exception as error:  # the loader raises whatever it trips over
         raise ValueError(
@@ -215,6 +252,20 @@ def load(directory: str | Path) -> ExportedModel:
             f"The signature {SIGNATURE} in {path} must have one input and the "
             f"outputs {', '.join(_OUTPUTS)}. Received: inputs "
             f"{sorted(inputs)}, outputs {sorted(outputs)}"
+        )
+    [image] = inputs.values()
+    logits = outputs["logits"]
+    if (
+        not (image.dtype.is_floating or image.dtype.is_integer)
+        or not image.shape.rank
+        or not logits.dtype.is_floating
+        or logits.shape.rank != 2
+    ):
+        raise ValueError(
+            f"The signature {SIGNATURE} in {path} must map numbers of shape "
+            "(batch, ...) to logits of shape (batch, classes). Received: "
+            f"{image.dtype.name} {image.shape} to {logits.dtype.name} "
+            f"{logits.shape}"
         )
     return ExportedModel(path, artifact, signature)
 
@@ -241,30 +292,50 @@ def _input_spec(model: keras.Model) -> tf.TensorSpec:
     return tf.TensorSpec([None, *image.shape[1:]], image.dtype, image.name)
 
 
-def _write(model: keras.Model, spec: tf.TensorSpec, path: Path) -> None:
-    def serve(images: Any) -> dict[str, Any]:
-        logits = model(images, training=False)
-        if logits.dtype.size < 4:
-            logits = tf.cast(logits, tf.float32)
-        return {
-            "logits": logits,
-            "probabilities": tf.nn.softmax(logits),
-            "label": tf.argmax(logits, axis=-1, output_type=tf.int64),
-        }
-
+def _write(
+    model: keras.Model,
+    spec: tf.TensorSpec,
+    path: Path,
+    pixels: bool,
+    max_batch_size: int,
+) -> None:
+    served = signatures.signatures(
+        lambda images: model(images, training=False),
+        spec,
+        certifier=_certifier(model),
+        pixels=pixels,
+        max_batch_size=max_batch_size,
+    )
+    _refuse_unanswered(served[SIGNATURE])
     archive = keras.export.ExportArchive()
-    archive.add_endpoint(SIGNATURE, serve, input_signature=[spec])
-    bounds = _certifier(model)
-    if bounds is not None:
-
-        def certify(images: Any) -> dict[str, Any]:
-            answers = serve(images)
-            radius = bounds(images, answers["logits"])
-            return {**answers, "certified_radius": radius}
-
-        archive.add_endpoint(CERTIFY_SIGNATURE, certify, input_signature=[spec])
+    for name, signature in served.items():
+        archive.add_endpoint(
+            name, signature.function, input_signature=[signature.input_spec]
+        )
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
     archive.write_out(str(path), options=options, verbose=False)
+    warm_up.write(
+        path,
+        {
+            name: {signature.input_spec.name: signature.example}
+            for name, signature in served.items()
+            if signature.example is not None
+        },
+    )
+    checksums.write(path)
+
+
+def _refuse_unanswered(signature: signatures.Signature) -> None:
+    """A server would not load a model that fails on a warm-up request."""
+    if signature.example is None:
+        return
+    try:
+        signature.function(tf.constant(signature.example))
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(
+            "model must answer images in [0, 1] with numbers. Received for one "
+            f"that rises evenly from 0 to 1: {_reason(error)}"
+        ) from error
 
 
 def _certifier(model: keras.Model) -> Certifier | None:
@@ -313,7 +384,8 @@ def _remove_leftovers(parent: Path) -> None:
 def _newest_version(directory: Path) -> Path:
     if not directory.is_dir():
         raise FileNotFoundError(
-            f"directory must exist. Received: directory={directory}"
+            "directory must exist, and must not be a file. "
+            f"Received: directory={directory}"
         )
     if (directory / "saved_model.pb").is_file():
         return directory
@@ -328,6 +400,21 @@ def _newest_version(directory: Path) -> Path:
             f"version such as 1. Received: directory={directory}"
         )
     return max(versions, key=lambda path: int(path.name))
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """What an operation said, out of what TensorFlow puts around it."""
+    assertion = re.search(r"assertion failed: (.*)", error.message)
+    if assertion:
+        return re.sub(r"[\[\]]", "", assertion[1])
+    lines = [line.strip() for line in error.message.splitlines()]
+    said = [
+        line
+        for line in lines
+        if line
+        and not re.match(r"Graph exec|Detected at|File |<stack|\[\[", line)
+    ]
+    return said[0] if said else type(error).__name__
 
 
 def _first_line(error: Exception) -> str:
