@@ -1,5 +1,8 @@
-"""Classifiers on disk, and accuracy curves as plain data."""
+"""Classifiers on disk; accuracy curves and the environment as plain data."""
 
+import importlib.metadata
+import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,3 +46,13 @@ def points(curve: evaluation.AccuracyCurve) -> list[dict[str, float]]:
             curve.epsilons, curve.accuracies, strict=True
         )
     ]
+
+
+def environment() -> dict[str, Any]:
+    """What figures depend on besides the code: versions and the machine."""
+    packages = ("tensorflow", "keras", "tensorflow-probability")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {
+        "versions": versions | {"python": platform.python_version()},
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+    }

@@ -68,6 +68,15 @@ _TITLES = {
     "ordinary": "ordinary",
     "stable_ode": "stable ODE (only A)",
     "stable_network": "stable network",
+    "mu_inf_penalty": "μ∞ penalty on A",
+    "shift": "shift A − cI",
+    "spectral_norm": "|A|₂ ≤ 1",
+    "mu_inf_penalty_network": "μ∞ penalty on A, ends bounded",
+    "shift_network": "shift A − cI, ends bounded",
+    "spectral_norm_network": "|A|₂ ≤ 1, ends bounded",
+    "gaussian_noise": "Gaussian noise",
+    "fgsm_training": "FGSM training",
+    "stable_network_fgsm": "stable network, FGSM training",
 }
 _DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 _SCALARS = [
