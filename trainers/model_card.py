@@ -7,7 +7,7 @@ from typing import Any
 from trainers.attack_suite import TITLES
 from trainers.certified_recipe import CertifiedRecipe
 from trainers.recipe import Recipe
-from trainers.report import dataset_title, rounded_up
+from trainers.report import dataset_title, rounded_down, rounded_up
 
 _KINDS = {
     "ordinary": (
@@ -76,9 +76,8 @@ def card(results: dict[str, Any]) -> str:
             f"Datasets has them, without augmentation. The test images were "
             f"used for the figures below and for nothing else; parameters of "
             f"the recipe were chosen on the last 10 000 training images. "
-            f"{results['training']['steps']} steps, "
-            f"{results['training']['seconds']:.0f} s on "
-            f"{results['machine']}."
+            f"{results['training']['steps']} steps took "
+            f"{results['training']['seconds']:.0f} s on {results['machine']}."
         ),
         _command(results),
         "## Accuracy under attack",
@@ -215,8 +214,8 @@ def _bounds_table(results: dict[str, Any]) -> str:
             rows.append(
                 [
                     layer["name"],
-                    f"{layer['delta_lower']:.4f}",
-                    f"{layer['delta_upper']:.4f}",
+                    rounded_down(layer["delta_lower"]),
+                    rounded_up(layer["delta_upper"]),
                     rounded_up(layer["lipschitz_bound"]),
                     layer["holds_for"],
                 ]

@@ -138,7 +138,7 @@ def test_pgd_from_the_image_is_that_of_foolbox(
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_pgd_from_the_image_is_that_of_art(classifier, data, art_model, norm):
-    """Where pixels are black and white too: their range first, then the ball."""
+    """Black and white pixels included: into their range, then the ball."""
     evasion = pytest.importorskip("art.attacks.evasion")
     images, labels = data
     images = np.clip(2.0 * images - 0.5, 0.0, 1.0)  # half of them are
