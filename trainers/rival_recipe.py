@@ -82,13 +82,14 @@ class RivalRecipe(Recipe):
         return _METHODS[self.method](model, self.strength, self) or model
 
 
-# Strengths were chosen on the validation split, see docs/results.md.
+# Out of two values each by accuracy under FGSM, ε = 0.06, on the last 10 000
+# training images after 3 epochs.
 STRENGTHS = {
     "mu_inf_penalty": 0.01,
     "shift": 0.0,
-    "spectral_norm": 1.0,
-    "gaussian_noise": 0.3,
-    "fgsm_training": 0.1,
+    "spectral_norm": 2.0,
+    "gaussian_noise": 0.4,
+    "fgsm_training": 0.05,
 }
 
 

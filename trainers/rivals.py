@@ -72,7 +72,8 @@ def main(argv: list[str]) -> None:
     """Runs the comparison that the flags ask for."""
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)
+    # Retracing is what several models in one process need.
+    logging.set_verbosity(logging.ERROR)
     try:
         recipes = _chosen()
         pgd = {

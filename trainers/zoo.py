@@ -87,7 +87,8 @@ def main(argv: Sequence[str]) -> None:
     """Builds what the flags ask for."""
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)
+    # Retracing is what several models in one process need.
+    logging.set_verbosity(logging.ERROR)
     zoo, known = Path(_ZOO.value), recipes()
     chosen = _MODELS.value or list(known)
     if unknown := set(chosen) - known.keys():
