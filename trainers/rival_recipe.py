@@ -109,20 +109,6 @@ def rivals(recipe: Recipe) -> dict[str, RivalRecipe]:
             ours[base], method=name, strength=STRENGTHS[name]
         )
 
-    bounded_ends = dataclasses.replace(ours["stable_network"], delta_bar=None)
-    ours["bounded_ends"] = bounded_ends
-    return {
-        **{name: ours[name] for name in ("ordinary", "stable_ode")},
-        **{
-            name: method("ordinary", name)
-            for name in ("mu_inf_penalty", "shift", "spectral_norm")
-        },
-        "stable_network": ours["stable_network"],
-        **{
-            f"{name}_network": method("bounded_ends", name)
-            for name in ("mu_inf_penalty", "shift", "spectral_norm")
-        },
-        "gaussian_noise": method("ordinary", "gaussian_noise"),
-        "fgsm_training": method("ordinary", "fgsm_training"),
-        "stable_network_fgsm": method("stable_network", "fgsm_training"),
-    }
+    theirs = {name: method("ordinary", name) for name in STRENGTHS}
+    attacked = method("stable_network", "fgsm_training")
+    return {**ours, **theirs, "stable_network_fgsm": attacked}

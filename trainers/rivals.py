@@ -20,13 +20,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import rich
 from absl import app, flags, logging
 
 from trainers import datasets, report, training
 from trainers.attack_suite import attack_curve
 from trainers.measurement import EPSILONS, environment, points
 from trainers.rival_recipe import RivalRecipe, rivals
+from trainers.summarise import summary
 from trainers.variants import PRESETS, describe
 
 _DATASET = flags.DEFINE_enum(
@@ -133,7 +133,7 @@ def compare(
     }
     report.write_json(results, directory / "results.json")
     report.write_csv(results, directory / "results.csv")
-    rich.print(report.table(results))
+    print(summary([results]))
     print(f"Written to {directory}: results.json, results.csv")
 
 

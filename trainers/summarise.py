@@ -21,8 +21,16 @@ from absl import app
 from trainers import attack_report
 from trainers.report import Results, model_title, points_by_epsilon
 
-_EPSILONS = (0.02, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2)
+_EPSILONS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2)
+_FEW_EPSILONS = (0.05, 0.1)
 _MOST_COLUMNS = 4
+_QUANTITIES = (
+    ("δ(A), from below", "delta_lower", 4),
+    ("δ(A), from above", "delta_upper", 4),
+    ("‖Δ‖ to reach δ̄", "distance_to_stable", 2),
+    ("Lipschitz bound", "lipschitz_bound", 2),
+    ("training, s", "training_seconds", 0),
+)
 
 
 def summary(results: Sequence[Results]) -> str:
@@ -50,6 +58,7 @@ def summary(results: Sequence[Results]) -> str:
         cell = f"{round(mean, digits) + 0.0:.{digits}f}"
         return f"{cell} ± {half:.{digits}f}" if len(array) > 1 else cell
 
+    many = len(titles) > _MOST_COLUMNS
     rows = {
         "clean accuracy, %": [
             spread([m["clean_accuracy"] for m in models], 100, 2)
@@ -58,29 +67,23 @@ def summary(results: Sequence[Results]) -> str:
     }
     for key, attack in (("fgsm", "FGSM"), ("pgd", "PGD-100")):
         curves = [[points_by_epsilon(m, key) for m in ms] for ms in runs]
-        for epsilon in _EPSILONS:
+        for epsilon in _FEW_EPSILONS if many else _EPSILONS:
             if all(epsilon in c for cs in curves for c in cs):
                 rows[f"{attack}, ε = {epsilon:g}, %"] = [
                     spread([curve[epsilon] for curve in cs], 100, 1)
                     for cs in curves
                 ]
-    for label, key, digits in (
-        ("δ(A), from below", "delta_lower", 4),
-        ("δ(A), from above", "delta_upper", 4),
-        ("‖Δ‖ to reach δ̄", "distance_to_stable", 2),
-        ("Lipschitz bound", "lipschitz_bound", 2),
-        ("training, s", "training_seconds", 0),
-    ):
+    for label, key, digits in _QUANTITIES:
         rows[label] = [
             spread([m[key] for m in models], 1, digits)  # type: ignore[literal-required]
             for models in runs
         ]
     corner = f"seeds {', '.join(str(r['seed']) for r in results)}"
-    if len(titles) <= _MOST_COLUMNS:
-        table = [[label, *cells] for label, cells in rows.items()]
-        return attack_report.markdown_table([corner, *titles], table)
-    columns = zip(titles, *rows.values(), strict=True)
-    return attack_report.markdown_table([corner, *rows], list(columns))
+    if many:
+        columns = zip(titles, *rows.values(), strict=True)
+        return attack_report.markdown_table([corner, *rows], list(columns))
+    table = [[label, *cells] for label, cells in rows.items()]
+    return attack_report.markdown_table([corner, *titles], table)
 
 
 def main(argv: Sequence[str]) -> None:
