@@ -22,14 +22,19 @@ from trainers import attack_report
 from trainers.report import Results, model_title, points_by_epsilon
 
 _EPSILONS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2)
-_FEW_EPSILONS = (0.05, 0.1)
-_MOST_COLUMNS = 4
 _QUANTITIES = (
     ("δ(A), from below", "delta_lower", 4),
     ("δ(A), from above", "delta_upper", 4),
     ("‖Δ‖ to reach δ̄", "distance_to_stable", 2),
     ("Lipschitz bound", "lipschitz_bound", 2),
     ("training, s", "training_seconds", 0),
+)
+# What is shown of more models than fit beside each other.
+_MOST_COLUMNS = 4
+_FEW_EPSILONS = (0.05, 0.1)
+_FEW_QUANTITIES = (
+    ("δ(A), from above", "delta_upper", 2),
+    ("Lipschitz bound", "lipschitz_bound", 1),
 )
 
 
@@ -73,7 +78,7 @@ def summary(results: Sequence[Results]) -> str:
                     spread([curve[epsilon] for curve in cs], 100, 1)
                     for cs in curves
                 ]
-    for label, key, digits in _QUANTITIES:
+    for label, key, digits in _FEW_QUANTITIES if many else _QUANTITIES:
         rows[label] = [
             spread([m[key] for m in models], 1, digits)  # type: ignore[literal-required]
             for models in runs

@@ -173,7 +173,10 @@ def test_compares_all_rivals_and_carries_on(tmp_path, monkeypatch, capsys):
             split(64, 0), split(32, 1), split(40, 2)
         ),
     )
-    arguments = [f"--results={tmp_path}", "--seed=1", "--pgd_images=8"]
+    arguments = [
+        *("--dataset=mnist", f"--results={tmp_path}"),
+        *("--seed=1", "--pgd_images=8"),
+    ]
     run(*arguments, "--methods=ordinary,shift,mu_inf_penalty")
     directory = tmp_path / "mnist" / "rivals" / "seed1"
     results = json.loads((directory / "results.json").read_text())
