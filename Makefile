@@ -24,7 +24,7 @@ SHOW_LARGE = awk '/^ *(Downloading|Using cached) .* MB/ {sub(/^ */, "  "); \
 	print; fflush()} /^Installing collected/ {print "  Installing"; fflush()}'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv data train certify compare test lint format clean
+.PHONY: help venv data train certify compare rivals zoo test lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' \
@@ -76,6 +76,13 @@ compare: venv  ## train, attack, export three models (DATASET, PRESET, SEED)
 	$(PYTHON) -m trainers.compare --dataset=$(or $(DATASET),mnist) \
 	  $(if $(PRESET),--preset=$(PRESET)) $(if $(SEED),--seed=$(SEED)) \
 	  $(if $(RESULTS),--results=$(RESULTS)) $(ARGS)
+
+rivals: venv  ## train and attack methods of others alike (DATASET, SEED)
+	$(PYTHON) -m trainers.rivals --dataset=$(or $(DATASET),mnist) \
+	  $(if $(SEED),--seed=$(SEED)) $(if $(RESULTS),--results=$(RESULTS)) $(ARGS)
+
+zoo: venv  ## build what is missing or out of date in saved_models/
+	$(PYTHON) -m trainers.zoo $(ARGS)
 
 test: lint  ## all that CI checks: ruff, mypy, pytest with the doctests
 	$(PYTHON) -m pytest -n 2 $(ARGS)

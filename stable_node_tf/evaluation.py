@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from stable_node_tf import attacks
 from stable_node_tf.attacks import losses
-from stable_node_tf.attacks.checks import check_count, check_data, check_logits
+from stable_node_tf.attacks.checks import check_data, check_logits
 from stable_node_tf.attacks.gradients import read_logits
+from stable_node_tf.stability.checks import check_count
 
 
 class AccuracyCurve(NamedTuple):

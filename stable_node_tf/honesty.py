@@ -14,6 +14,7 @@ import tensorflow as tf
 from stable_node_tf.attacks.checks import check_data, check_finite
 from stable_node_tf.attacks.gradients import logits_and_gradient
 from stable_node_tf.attacks.losses import log_odds
+from stable_node_tf.certification import CertifiedCurve
 from stable_node_tf.evaluation import AccuracyCurve
 
 
@@ -88,6 +89,40 @@ def square_never_strongest(
         accuracies=np.min([c.accuracies for c in gradient_attacks], axis=0)
     )
     return _no_excess("Square is never the strongest", strongest, square)
+
+
+def certified_at_most_attacked(
+    certified: CertifiedCurve, attacked: AccuracyCurve
+) -> Check:
+    """Checks that no attack gets below what is proven, at any radius.
+
+    If one does, either the proof or its implementation is wrong.
+
+    Args:
+        certified: certified accuracy in the 2-norm.
+        attacked: accuracy under an attack in the 2-norm, with the radii as
+            budgets, on the same images.
+
+    Raises:
+        ValueError: if the radii or the numbers of images differ.
+
+    Example:
+        >>> radii = np.array([0.0, 0.5])
+        >>> proven = CertifiedCurve(radii, np.array([1.0, 0.5]), 1.0, "", 4)
+        >>> left = AccuracyCurve(radii, np.array([1.0, 0.75]), 1.0, 0.0, 4)
+        >>> certified_at_most_attacked(proven, left).passed
+        True
+    """
+    claimed = AccuracyCurve(
+        certified.radii,
+        certified.accuracies,
+        certified.clean_accuracy,
+        None,
+        certified.num_images,
+    )
+    return _no_excess(
+        "No attack gets below certified accuracy", claimed, attacked
+    )
 
 
 def falls_to_chance(curve: AccuracyCurve, num_classes: int) -> Check:

@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stable_node_tf import attacks, evaluation, honesty, ode_classifier
+from stable_node_tf import (
+    attacks,
+    certification,
+    evaluation,
+    honesty,
+    ode_classifier,
+)
 from stable_node_tf.models import with_finer_solver
 
 BUDGETS = [0.0, 0.1, 0.5]
@@ -55,6 +61,22 @@ def test_square_unmasks_a_model_without_useful_gradients():
     )
     assert pgd.accuracies[0] == 1.0
     assert not honesty.square_never_strongest(square, [pgd]).passed
+
+
+def test_an_attack_below_certified_accuracy_refutes_the_certificate():
+    attacked = curve(1.0, 0.6, 0.1)
+    proven = certification.CertifiedCurve(
+        np.array(BUDGETS), np.array([0.9, 0.6, 0.0]), 1.0, "2-norm", 1000
+    )
+    assert honesty.certified_at_most_attacked(proven, attacked).passed
+    wrong = proven._replace(accuracies=np.array([0.9, 0.6, 0.102]))
+    refuted = honesty.certified_at_most_attacked(wrong, attacked)
+    assert not refuted.passed
+    assert refuted.measured["at_epsilon"] == 0.5
+    with pytest.raises(ValueError, match="same number of images"):
+        honesty.certified_at_most_attacked(
+            proven._replace(num_images=999), attacked
+        )
 
 
 def test_accuracy_must_fall_to_chance_at_the_largest_budget():

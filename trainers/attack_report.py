@@ -17,6 +17,7 @@ from trainers.attack_suite import TITLES
 from trainers.report import atomic, dataset_title
 
 _NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
+_CERTIFIED = "certified"
 _COLUMNS = (
     *("model", "dataset", "num_images", "kind"),
     *("name", "norm", "epsilon", "figure", "value", "passed"),
@@ -46,8 +47,10 @@ def tables(record: dict[str, Any], names: Sequence[str]) -> list[Table]:
             continue
         layout = Table()
         layout.add_column(f"ε, {symbol}", justify="right")
+        if norm == "l2" and _CERTIFIED in record:
+            shown.append(_CERTIFIED)
         for name in shown:
-            layout.add_column(TITLES[name], justify="right")
+            layout.add_column(_title(name), justify="right")
         curves = [_accuracies(record, name) for name in shown]
         for epsilon in dict.fromkeys(e for curve in curves for e in curve):
             cells = [f"{curve[epsilon]:.2%}" for curve in curves]
@@ -94,6 +97,13 @@ def write_csv(record: dict[str, Any], path: str | Path) -> None:
                 rows.append(
                     common | {"figure": figure, "value": attack[figure]}
                 )
+    if _CERTIFIED in record:
+        common = head | {"kind": _CERTIFIED, "name": _CERTIFIED, "norm": "l2"}
+        for radius, accuracy in _accuracies(record, _CERTIFIED).items():
+            rows.append(
+                common
+                | {"epsilon": radius, "figure": "accuracy", "value": accuracy}
+            )
     for check in record.get("checks", []):
         for figure, value in check["measured"].items():
             rows.append(
@@ -150,29 +160,31 @@ def markdown(records: Sequence[dict[str, Any]], titles: Sequence[str]) -> str:
         shown = [
             (record, title, name)
             for record, title in zip(records, titles, strict=True)
-            for name in TITLES
+            for name in [*TITLES, _CERTIFIED]
             if record["attacks"].get(name, {}).get("norm") == norm
+            or (name in record and norm == "l2")
         ]
         if shown:
             curves = [_accuracies(record, name) for record, _, name in shown]
-            columns = [f"{title}: {TITLES[name]}" for _, title, name in shown]
+            columns = [f"{title}: {_title(name)}" for _, title, name in shown]
             rows = [
                 [f"{epsilon:g}"] + [f"{100 * c[epsilon]:.1f}" for c in curves]
                 for epsilon in dict.fromkeys(e for c in curves for e in c)
             ]
             blocks.append(
-                _markdown_table([f"{head}, ε in {symbol}", *columns], rows)
+                markdown_table([f"{head}, ε in {symbol}", *columns], rows)
             )
     names = dict.fromkeys(
         c["name"] for r in records for c in r.get("checks", [])
     )
     if names:
         rows = [[name] + [_verdict(r, name) for r in records] for name in names]
-        blocks.append(_markdown_table(["check", *titles], rows))
+        blocks.append(markdown_table(["check", *titles], rows))
     return "\n\n".join(blocks)
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -186,7 +198,13 @@ def _verdict(record: dict[str, Any], name: str) -> str:
     return "–"
 
 
+def _title(name: str) -> str:
+    return TITLES.get(name, name)
+
+
 def _accuracies(record: dict[str, Any], name: str) -> dict[float, float]:
+    if name == _CERTIFIED:
+        return {p["radius"]: p["accuracy"] for p in record[name][_CERTIFIED]}
     attack = record["attacks"][name]
     return dict(
         zip(attack["settings"]["epsilons"], attack["accuracies"], strict=True)

@@ -186,7 +186,7 @@ def open_record(
     """
     head = {
         "model": str(model),
-        "digest": _digest(model),
+        "digest": digest(model),
         "dataset": dataset,
         "num_images": num_images,
     }
@@ -199,7 +199,7 @@ def open_record(
     return old | head
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
     """Sixteen hexadecimal digits that name what a saved model holds."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     total = hashlib.sha256()

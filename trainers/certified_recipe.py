@@ -40,7 +40,7 @@ class CertifiedRecipe:
     terminal_time: float = 0.1
     num_steps: int = 1
     damping: float = 19.0
-    scale: float = 1.75
+    scale: float = 1.5
     epochs: int = 10
     batch_size: int = 256
     learning_rate: float = 5e-3

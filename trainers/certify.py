@@ -24,7 +24,7 @@ from rich.table import Table
 from stable_node_tf.certification import CertifiedCurve, certified_accuracy
 from trainers import datasets, report, training
 from trainers.certified_recipe import CertifiedRecipe
-from trainers.measurement import load_model
+from trainers.measurement import certified_points, load_model
 
 RADII = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.25, 1.58, 2.0)
 
@@ -75,21 +75,6 @@ def table(curve: CertifiedCurve, title: str) -> Table:
     return rows
 
 
-def figures(curve: CertifiedCurve) -> dict:
-    """The curve as what goes into a JSON file."""
-    return {
-        "clean_accuracy": curve.clean_accuracy,
-        "certified": [
-            {"radius": float(radius), "accuracy": float(accuracy)}
-            for radius, accuracy in zip(
-                curve.radii, curve.accuracies, strict=True
-            )
-        ],
-        "holds_for": curve.holds_for,
-        "num_images": curve.num_images,
-    }
-
-
 def main(argv: Sequence[str]) -> None:
     """Trains where need be, certifies and reports."""
     if len(argv) > 1:
@@ -119,7 +104,7 @@ def main(argv: Sequence[str]) -> None:
         summary = {
             "recipe": dataclasses.asdict(recipe),
             "images": which,
-            **figures(curve),
+            **certified_points(curve),
         }
         path = Path(_OUTPUT.value) / "certified.json"
         report.write_json(summary, path)

@@ -11,9 +11,6 @@ already are taken as they are.
 """
 
 import dataclasses
-import importlib.metadata
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,33 +20,13 @@ import numpy as np
 import rich
 from absl import app, flags, logging
 
-from stable_node_tf import attacks, evaluation, export, nearest_stable
-from stable_node_tf.stability.certificates import (
-    network_lipschitz,
-    spectral_norm_bound,
-)
+from stable_node_tf import attacks, evaluation, export
 from trainers import datasets, pictures, report, training
 from trainers.attack_suite import attack_curve
-from trainers.measurement import EPSILONS, points
+from trainers.measurement import EPSILONS, environment, points
 from trainers.recipe import Recipe
+from trainers.variants import PRESETS, describe, variants
 
-PRESETS = {
-    "default": Recipe(
-        width=128,
-        rotation=16.0,
-        delta_bar=0.0,
-        encoder_max_norm=1.5,
-        readout_max_norm=2.0,
-        epochs=12,
-    ),
-    "paper": Recipe(
-        width=64,
-        delta_bar=0.0,
-        encoder_max_norm=2.25,
-        readout_max_norm=2.0,
-        epochs=12,
-    ),
-}
 _SHOWN_EPSILONS = (0.0, 0.05, 0.1, 0.15, 0.2)
 _SHOWN = 4
 _PAIRS = 200
@@ -77,46 +54,6 @@ _RESULTS = flags.DEFINE_string("results", "results", "Directory of results.")
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Directory of the TFDS data sets.", allow_override=True
 )
-
-
-def variants(recipe: Recipe) -> dict[str, Recipe]:
-    """The three recipes compared: free, A constrained, all constrained."""
-    free_ends = {"encoder_max_norm": None, "readout_max_norm": None}
-    return {
-        "ordinary": dataclasses.replace(recipe, delta_bar=None, **free_ends),
-        "stable_ode": dataclasses.replace(recipe, **free_ends),
-        "stable_network": recipe,
-    }
-
-
-def describe(
-    name: str, model: keras.Model, delta_bar: float, trained: training.Trained
-) -> dict:
-    """What `results.json` says of a model besides its accuracies."""
-    stability = model.get_layer("ode").stability()
-    encoder, readout = (
-        spectral_norm_bound(keras.ops.convert_to_numpy(layer.kernel))
-        for layer in (model.get_layer("encoder"), model.get_layer("logits"))
-    )
-    kernel = keras.ops.convert_to_numpy(model.get_layer("ode").kernel)
-    nearest = nearest_stable(kernel, delta_bar, model.get_layer("ode").alpha)
-    return {
-        "name": name,
-        "delta_lower": stability.delta_lower,
-        "delta_upper": stability.delta_upper,
-        "delta_bar": stability.delta_bar,
-        "lipschitz_bound": network_lipschitz(
-            encoder, stability.lipschitz_bound, readout
-        ),
-        "lipschitz_bound_holds_for": (
-            f"network from image to logits, ODE as {stability.holds_for}"
-        ),
-        "distance_to_stable": nearest.distance,
-        "encoder_norm": encoder,
-        "readout_norm": readout,
-        "training_seconds": trained.seconds,
-        "steps": trained.steps,
-    }
 
 
 def main(argv: Sequence[str]) -> None:
@@ -170,13 +107,8 @@ def compare(recipe: Recipe, preset: str, directory: Path) -> None:
         "preset": preset,
         "seed": recipe.seed,
         "config": dataclasses.asdict(recipe),
-        "versions": {
-            package: importlib.metadata.version(package)
-            for package in ("tensorflow", "keras", "tensorflow-probability")
-        }
-        | {"python": platform.python_version()},
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "models": summaries,
+        **environment(),
     }
     report.write_json(results, directory / "results.json")
     report.write_csv(results, directory / "results.csv")

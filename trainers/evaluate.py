@@ -9,9 +9,11 @@
 written there, the JSON after every attack: interrupted, the same command
 carries on with the attacks that are missing.
 
-Two of the checks need the model both in memory and exported: a `.keras` file
+Some of the checks need the model both in memory and exported: a `.keras` file
 is exported for the purpose, and beside a SavedModel's version directory a
-model.keras is looked for, as `trainers.train` writes it.
+model.keras is looked for, as `trainers.train` writes it. With it, certified
+accuracy is computed at the budgets of pgd_l2, and must not be above what the
+attack leaves.
 """
 
 import sys
@@ -33,9 +35,10 @@ from stable_node_tf import (
     export,
     honesty,
 )
+from stable_node_tf.certification import CertifiedCurve, certified_accuracy
 from stable_node_tf.models import with_finer_solver
 from trainers import attack_report, attack_suite, datasets, pictures, report
-from trainers.measurement import EPSILONS, load_model
+from trainers.measurement import EPSILONS, certified_points, load_model
 
 _NUM_CLASSES = 10
 _GREY = 0.5  # a budget that turns every image into the same one
@@ -154,16 +157,23 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
         len(labels),
     )
     curves = attack_suite.run(suite, model, images, labels, record, path)
+    proven = _certified(memory, images, labels, suite)
+    if proven is not None:
+        record["certified"] = certified_points(proven)
     rich.print(attack_report.heading(record))
     for layout in attack_report.tables(record, suite.attacks):
         rich.print(layout)
     checks = _checks(suite, model, memory, images, labels, curves)
+    if proven is not None:
+        checks.append(
+            honesty.certified_at_most_attacked(proven, curves["pgd_l2"])
+        )
     record["checks"] = [check._asdict() for check in checks]
     for line in attack_report.check_lines(record):
         rich.print(line)
     if memory is None:
         print("Not checked for want of the .keras file (--twin): gradients")
-        print("of the exported model, and a finer solver.")
+        print("of the exported model, a finer solver, certified accuracy.")
     if output is not None:
         report.write_json(record, path)
         attack_report.write_csv(record, output / "evaluation.csv")
@@ -249,6 +259,22 @@ def _checks(
             honesty.finer_solver_agrees({"FGSM": before}, {"FGSM": after})
         )
     return checks
+
+
+def _certified(
+    memory: keras.Model | None,
+    images: np.ndarray,
+    labels: np.ndarray,
+    suite: attack_suite.Suite,
+) -> CertifiedCurve | None:
+    """What is proven at the budgets of pgd_l2, if it is run and that is."""
+    if memory is None or "pgd_l2" not in suite.attacks:
+        return None
+    try:
+        return certified_accuracy(memory, images, labels, suite.epsilons_l2)
+    except ValueError as error:
+        print(f"Not certified: {error}")
+        return None
 
 
 def _has_ode(model: keras.Model) -> bool:

@@ -1,5 +1,8 @@
-"""Classifiers on disk, and accuracy curves as plain data."""
+"""Classifiers on disk; accuracy curves and the environment as plain data."""
 
+import importlib.metadata
+import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +10,7 @@ from typing import Any
 import keras
 
 from stable_node_tf import evaluation, export
+from stable_node_tf.certification import CertifiedCurve
 
 EPSILONS = (
     *(0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1),
@@ -43,3 +47,28 @@ def points(curve: evaluation.AccuracyCurve) -> list[dict[str, float]]:
             curve.epsilons, curve.accuracies, strict=True
         )
     ]
+
+
+def certified_points(curve: CertifiedCurve) -> dict[str, Any]:
+    """A certified curve as {"certified": [{"radius", "accuracy"}], ...}."""
+    return {
+        "clean_accuracy": curve.clean_accuracy,
+        "certified": [
+            {"radius": float(radius), "accuracy": float(accuracy)}
+            for radius, accuracy in zip(
+                curve.radii, curve.accuracies, strict=True
+            )
+        ],
+        "holds_for": curve.holds_for,
+        "num_images": curve.num_images,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """What figures depend on besides the code: versions and the machine."""
+    packages = ("tensorflow", "keras", "tensorflow-probability")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {
+        "versions": versions | {"python": platform.python_version()},
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+    }

@@ -74,7 +74,8 @@ def plot_accuracy(results: Results, path: str | Path) -> None:
 def plot_attacks(record: Mapping[str, Any], path: str | Path) -> None:
     """Draws accuracy under every attack against the budget, as a PNG.
 
-    There is a panel for each norm, and in it a curve for each attack.
+    There is a panel for each norm, and in it a curve for each attack; in that
+    of the 2-norm also certified accuracy, where the record has it.
 
     Args:
         record: of `trainers.attack_suite`.
@@ -122,6 +123,10 @@ def plot_attacks(record: Mapping[str, Any], path: str | Path) -> None:
                     linewidth=1.5,
                 )
                 lines[TITLES[name]] = line
+        if norm == "l2" and "certified" in record:
+            lines["certified:\nno attack gets\nbelow"] = _plot_certified(
+                axes, record["certified"]["certified"]
+            )
         right = max(line.get_xdata()[-1] for line in lines.values())
         axes.set(xlim=(0, right), ylim=(0, 101))
         lines["chance"] = axes.axhline(
@@ -131,6 +136,14 @@ def plot_attacks(record: Mapping[str, Any], path: str | Path) -> None:
     for axes, lines in labelled:
         _label_lines(figure, axes, lines)
     _save(figure, path)
+
+
+def _plot_certified(axes: Any, points: Sequence[Mapping[str, float]]) -> Any:
+    """Draws a certified curve, what is below it filled."""
+    x, y = np.array(sorted((p["radius"], p["accuracy"]) for p in points)).T
+    axes.fill_between(x, 0, 100 * y, color=_GREY, alpha=0.15, lw=0)
+    [line] = axes.plot(x, 100 * y, color=_GREY, linewidth=2)
+    return line
 
 
 def plot_margins(

@@ -68,6 +68,12 @@ _TITLES = {
     "ordinary": "ordinary",
     "stable_ode": "stable ODE (only A)",
     "stable_network": "stable network",
+    "mu_inf_penalty": "μ∞ penalty on A",
+    "shift": "shift A − cI",
+    "spectral_norm": "bound on |A|₂",
+    "gaussian_noise": "Gaussian noise",
+    "fgsm_training": "FGSM training",
+    "stable_network_fgsm": "stable network, FGSM training",
 }
 _DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 _SCALARS = [
@@ -170,7 +176,7 @@ def table(results: Results) -> rich_table.Table:
     add("SavedModel differs by", [_disagreement(m) for m in models])
     add("zero gradients", [_percent(m["zero_gradient_share"]) for m in models])
     layout.add_section()
-    add("δ(A), from below", [_below(m["delta_lower"]) for m in models])
+    add("δ(A), from below", [rounded_down(m["delta_lower"]) for m in models])
     add("δ(A), from above", [rounded_up(m["delta_upper"]) for m in models])
     add("δ̄ in training", [_number(m["delta_bar"]) for m in models])
     add("‖Δ‖ to reach δ̄", [_number(m["distance_to_stable"]) for m in models])
@@ -220,7 +226,8 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def _below(value: float | None) -> str:
+def rounded_down(value: float | None) -> str:
+    """Four decimals, rounded downwards: a lower bound stays one."""
     return _rounded(value, decimal.ROUND_FLOOR)
 
 

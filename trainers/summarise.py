@@ -1,12 +1,13 @@
 """Mean and spread of several comparisons, as a Markdown table.
 
     python -m trainers.summarise results/seed*/mnist/results.json
+    python -m trainers.summarise results/mnist/rivals/seed*/results.json
     python -m trainers.summarise results/*/evaluation.json
 
-The files must be of the same data set and preset. The spread is half the
-distance between the largest and the smallest value, for several files. Files
-of `trainers.evaluate` are set beside each other instead, named after their
-directories.
+The files must be of the same data set, preset and models. The spread is half
+the distance between the largest and the smallest value, for several files.
+Files of `trainers.evaluate` are set beside each other instead, named after
+their directories.
 """
 
 import json
@@ -21,18 +22,36 @@ from trainers import attack_report
 from trainers.report import Results, model_title, points_by_epsilon
 
 _EPSILONS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2)
+_QUANTITIES = (
+    ("δ(A), from below", "delta_lower", 4),
+    ("δ(A), from above", "delta_upper", 4),
+    ("‖Δ‖ to reach δ̄", "distance_to_stable", 2),
+    ("Lipschitz bound", "lipschitz_bound", 2),
+    ("training, s", "training_seconds", 0),
+)
+# What is shown of more models than fit beside each other.
+_MOST_COLUMNS = 4
+_FEW_EPSILONS = (0.05, 0.1)
+_FEW_QUANTITIES = (
+    ("δ(A), from above", "delta_upper", 2),
+    ("Lipschitz bound", "lipschitz_bound", 1),
+)
 
 
 def summary(results: Sequence[Results]) -> str:
-    """The table, a column per model, as Markdown.
+    """The table as Markdown: a column per model, or a row where they are many.
 
     Raises:
-      ValueError: if the comparisons are not of one data set and preset.
+      ValueError: if the comparisons are not of one data set, preset and set of
+        models.
     """
-    kinds = {(r["dataset"], r["preset"]) for r in results}
+    kinds = {
+        (r["dataset"], r["preset"], tuple(m["name"] for m in r["models"]))
+        for r in results
+    }
     if len(kinds) != 1:
         raise ValueError(
-            "The results must be of one data set and one preset. "
+            "The results must be of one data set, preset and set of models. "
             f"Received: {sorted(kinds)}"
         )
     runs = list(zip(*(r["models"] for r in results), strict=True))
@@ -44,50 +63,32 @@ def summary(results: Sequence[Results]) -> str:
         cell = f"{round(mean, digits) + 0.0:.{digits}f}"
         return f"{cell} ± {half:.{digits}f}" if len(array) > 1 else cell
 
-    lines = [
-        f"| seeds {', '.join(str(r['seed']) for r in results)} | "
-        + " | ".join(titles)
-        + " |",
-        "|---" * (len(titles) + 1) + "|",
-    ]
-
-    def add(label: str, cells: Sequence[str]) -> None:
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-
-    add(
-        "clean accuracy, %",
-        [
+    many = len(titles) > _MOST_COLUMNS
+    rows = {
+        "clean accuracy, %": [
             spread([m["clean_accuracy"] for m in models], 100, 2)
             for models in runs
-        ],
-    )
-    for epsilon in _EPSILONS:
-        add(
-            f"FGSM, ε = {epsilon:g}, %",
-            [
-                spread(
-                    [points_by_epsilon(m, "fgsm")[epsilon] for m in models],
-                    100,
-                    1,
-                )
-                for models in runs
-            ],
-        )
-    for label, key, digits in (
-        ("δ(A), from below", "delta_lower", 4),
-        ("δ(A), from above", "delta_upper", 4),
-        ("‖Δ‖ to reach δ̄", "distance_to_stable", 2),
-        ("Lipschitz bound", "lipschitz_bound", 2),
-        ("training, s", "training_seconds", 0),
-    ):
-        add(
-            label,
-            [
-                spread([m[key] for m in models], 1, digits)  # type: ignore[literal-required]
-                for models in runs
-            ],
-        )
-    return "\n".join(lines)
+        ]
+    }
+    for key, attack in (("fgsm", "FGSM"), ("pgd", "PGD-100")):
+        curves = [[points_by_epsilon(m, key) for m in ms] for ms in runs]
+        for epsilon in _FEW_EPSILONS if many else _EPSILONS:
+            if all(epsilon in c for cs in curves for c in cs):
+                rows[f"{attack}, ε = {epsilon:g}, %"] = [
+                    spread([curve[epsilon] for curve in cs], 100, 1)
+                    for cs in curves
+                ]
+    for label, key, digits in _FEW_QUANTITIES if many else _QUANTITIES:
+        rows[label] = [
+            spread([m[key] for m in models], 1, digits)  # type: ignore[literal-required]
+            for models in runs
+        ]
+    corner = f"seeds {', '.join(str(r['seed']) for r in results)}"
+    if many:
+        columns = zip(titles, *rows.values(), strict=True)
+        return attack_report.markdown_table([corner, *rows], list(columns))
+    table = [[label, *cells] for label, cells in rows.items()]
+    return attack_report.markdown_table([corner, *titles], table)
 
 
 def main(argv: Sequence[str]) -> None:

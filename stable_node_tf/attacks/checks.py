@@ -36,20 +36,6 @@ def check_epsilons(epsilons: Sequence[float]) -> np.ndarray:
     return budgets
 
 
-def check_count(value: int, name: str, smallest: int = 1) -> int:
-    """Returns an integer that is at least `smallest`, or raises ValueError.
-
-    Example:
-        >>> check_count(3, "steps")
-        3
-    """
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < smallest:
-        kind = "a positive integer" if smallest == 1 else "an integer >= 0"
-        raise ValueError(f"{name} must be {kind}. Received: {name}={value!r}")
-    return int(value)
-
-
 def check_logits(logits: np.ndarray, labels: np.ndarray, start: int) -> None:
     """Raises ValueError unless these are finite logits that fit the labels.
 

@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf.attacks.checks import (
-    check_count,
     check_data,
     check_epsilons,
     check_finite,
@@ -21,6 +20,7 @@ from stable_node_tf.attacks.outcome import (
     Classifier,
     collect,
 )
+from stable_node_tf.stability.checks import check_count
 
 
 def fgsm(
@@ -61,7 +61,8 @@ def fgsm(
         (len(epsilons), n).
 
     Raises:
-        TypeError: if the images are not floats or the labels not integers.
+        TypeError: if the images are not floats, or the labels or a count not
+            integers.
         ValueError: if an argument is malformed, the model's output is not
             logits, it is not differentiable, or a logit or gradient is not
             finite.

@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf.attacks.checks import (
-    check_count,
     check_data,
     check_epsilons,
 )
@@ -25,6 +24,7 @@ from stable_node_tf.attacks.row_queue import (
     row_count,
     run_batches,
 )
+from stable_node_tf.stability.checks import check_count
 
 _LOSSES = {"cross_entropy": log_odds, "cw": margin, "dlr": logits_ratio}
 _CHUNK = 10
@@ -49,9 +49,11 @@ def pgd(
 
     From a random point of the ball of radius epsilon around the image x, each
     step goes along the sign of the gradient of the loss (norm "linf") or along
-    the gradient scaled to length 1 (norm "l2"), and then back into the ball
-    and the pixel range [0, 1]: Madry, Makelov, Schmidt, Tsipras, Vladu (2018),
-    arXiv 1706.06083, section 2.1.
+    the gradient scaled to length 1 (norm "l2"), and then back into the pixel
+    range [0, 1] and the ball: Madry, Makelov, Schmidt, Tsipras, Vladu (2018),
+    arXiv 1706.06083, section 2.1. Clipped pixels are dropped before the length
+    is measured, as in ART; Foolbox scales first, and in the 2-norm spends part
+    of its budget on changes that clipping then undoes.
 
     An image that has been fooled is left as it is, is not attacked again from
     another start, and counts for every larger budget too: an image within a
@@ -87,7 +89,8 @@ def pgd(
         last run ended.
 
     Raises:
-        TypeError: if the images are not floats or the labels not integers.
+        TypeError: if the images are not floats, or the labels or a count not
+            integers.
         ValueError: if an argument is malformed, the model's output is not
             logits, it is not differentiable, or a logit or gradient is not
             finite.
@@ -317,9 +320,9 @@ def _advance(
             logits, gradient = logits_and_gradient(model, loss, x, labels)
             length = tf.gather(table, tf.minimum(done + i, len(lengths)))
             move = tf.reshape(length, one_each) * epsilon
-            offset = x + move * ball.direction(gradient) - originals
-            moved = originals + ball.project(offset, epsilon)
-            moved = tf.clip_by_value(moved, 0.0, 1.0)
+            moved = tf.clip_by_value(x + move * ball.direction(gradient), 0, 1)
+            moved = originals + ball.project(moved - originals, epsilon)
+            moved = tf.clip_by_value(moved, 0.0, 1.0)  # but for rounding
             fooled = tf.argmax(logits, -1) != labels
             x = tf.where(tf.reshape(fooled, one_each), x, moved)
             finite &= tf.reduce_all(tf.math.is_finite(logits), -1)

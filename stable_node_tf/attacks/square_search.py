@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf.attacks.checks import (
-    check_count,
     check_data,
     check_epsilons,
 )
@@ -24,6 +23,7 @@ from stable_node_tf.attacks.row_queue import (
     row_count,
     run_batches,
 )
+from stable_node_tf.stability.checks import check_count
 
 _CHUNK = 25
 # The share of pixels in the square is halved at these shares of the queries.
@@ -77,7 +77,8 @@ def square(
         with the smallest margin that its last run has found.
 
     Raises:
-        TypeError: if the images are not floats or the labels not integers.
+        TypeError: if the images are not floats, or the labels or a count not
+            integers.
         ValueError: if an argument is malformed, the model's output is not
             logits, or a logit is not finite.
 

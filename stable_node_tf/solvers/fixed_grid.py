@@ -2,7 +2,6 @@
 
 import functools
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from stable_node_tf.solvers.checkpointing import (
     checkpointed_loop,
     pull_back_by_tape,
 )
+from stable_node_tf.stability.checks import check_count
 
 OdeFn = Callable[..., Any]
 
@@ -267,16 +267,3 @@ def times_in_dtype(solution_times: Any, dtype: tf.DType) -> tf.Tensor:
             f"Received: solution_times of shape {times.shape}"
         )
     return times
-
-
-def check_count(value: int, name: str) -> int:
-    """Returns `value`, which must be an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(
-            f"`{name}` must be an integer. Received: {name}={value!r}"
-        )
-    if value < 1:
-        raise ValueError(
-            f"`{name}` must be at least 1. Received: {name}={value}"
-        )
-    return int(value)

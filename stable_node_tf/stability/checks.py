@@ -61,6 +61,27 @@ def check_number(value: float, name: str) -> float:
     return value
 
 
+def check_count(value: int, name: str, smallest: int = 1) -> int:
+    """Returns `value` as a Python integer that is at least `smallest`.
+
+    Raises:
+      TypeError: if it is not an integer.
+      ValueError: if it is too small.
+
+    >>> check_count(np.int64(3), "num_steps")
+    3
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(
+            f"`{name}` must be an integer. Received: {name}={value!r}"
+        )
+    if value < smallest:
+        raise ValueError(
+            f"`{name}` must be at least {smallest}. Received: {name}={value}"
+        )
+    return int(value)
+
+
 def check_alpha(alpha: float) -> float:
     """Returns the lower slope bound `alpha` as a float in (0, 1].
 

@@ -185,10 +185,10 @@ def test_tiny_gradients_do_not_stop_the_euclidean_attack(data):
     [
         ({"norm": "l1"}, "norm must be one of"),
         ({"loss": "hinge"}, "loss must be one of"),
-        ({"steps": 0}, "steps must be a positive integer"),
-        ({"steps": 1.5}, "steps must be a positive integer"),
-        ({"restarts": -1}, "restarts must be an integer >= 0"),
-        ({"seed": -1}, "seed must be an integer >= 0"),
+        ({"steps": 0}, "`steps` must be at least 1"),
+        ({"steps": 1.5}, "`steps` must be an integer"),
+        ({"restarts": -1}, "`restarts` must be at least 0"),
+        ({"seed": -1}, "`seed` must be at least 0"),
         ({"step_size": 0.0}, "step_size must be a positive number"),
         ({"step_size": np.nan}, "step_size must be a positive number"),
         ({"step_size": [0.1, 0.2]}, "or 100 of them"),
@@ -196,8 +196,23 @@ def test_tiny_gradients_do_not_stop_the_euclidean_attack(data):
     ],
 )
 def test_malformed_arguments_are_refused_at_once(data, change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         attacks.pgd_batches(linear, *data, [0.1], **change)
+
+
+def test_clipped_pixels_cost_nothing_of_an_euclidean_budget():
+    """Of two pixels that the gradient pushes, one is white already."""
+    weights = tf.constant([[-1.0, 1.0], [-1.0, 1.0]])
+    attack = attacks.pgd(
+        lambda x: (0.9 - x) @ weights,
+        [[0.2, 1.0]],
+        [1],
+        [0.5],
+        norm="l2",
+        steps=5,
+        restarts=0,
+    )
+    np.testing.assert_allclose(attack.adversarial[0], [[0.7, 1.0]], atol=1e-6)
 
 
 def test_dlr_needs_three_classes(data):

@@ -94,9 +94,9 @@ def test_sides_follow_the_published_schedule():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"queries": 0}, "queries must be a positive integer"),
-        ({"restarts": 0}, "restarts must be a positive integer"),
-        ({"seed": -1}, "seed must be an integer >= 0"),
+        ({"queries": 0}, "`queries` must be at least 1"),
+        ({"restarts": 0}, "`restarts` must be at least 1"),
+        ({"seed": -1}, "`seed` must be at least 0"),
         ({"initial_share": 0.0}, r"initial_share must be in \(0, 1\]"),
         ({"initial_share": 1.5}, r"initial_share must be in \(0, 1\]"),
     ],

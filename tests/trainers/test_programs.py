@@ -207,7 +207,7 @@ def test_evaluate_reports_and_writes(tmp_path, data, capsys):
     assert fgsm["settings"]["epsilons"] == [0.0, 0.1]
     assert fgsm["accuracies"][0] == clean
     checks = {check["name"]: check for check in record["checks"]}
-    assert len(checks) == 4  # of all six, those that FGSM alone allows
+    assert len(checks) == 4  # of all seven, those that FGSM alone allows
     same = checks["Exported and in-memory gradients are equal"]
     assert same["passed"]
     printed = capsys.readouterr().out
@@ -247,8 +247,19 @@ def test_evaluate_runs_every_attack_and_check(tmp_path, data, capsys):
         assert accuracies[0] == record["clean_accuracy"]
         assert accuracies == sorted(accuracies, reverse=True)
     assert record["attacks"]["square"]["zero_gradient_share"] is None
-    assert len(record["checks"]) == 6
-    assert "Not checked" not in capsys.readouterr().out
+    assert len(record["checks"]) == 7
+    certified = record["certified"]["certified"]
+    assert [point["radius"] for point in certified] == [0.0, 1.0]
+    for point, attacked in zip(
+        certified, record["attacks"]["pgd_l2"]["accuracies"], strict=True
+    ):
+        assert point["accuracy"] <= attacked
+    printed = capsys.readouterr().out
+    assert "Not checked" not in printed and "certified" in printed
+    rows = list(csv.DictReader((out / "evaluation.csv").open()))
+    assert sum(row["kind"] == "certified" for row in rows) == 2
+    summarise.main(["summarise", str(out / "evaluation.json")])
+    assert "| out: PGD, 2-norm | out: certified |" in capsys.readouterr().out
 
 
 def test_evaluate_shows_failed_checks_in_red():

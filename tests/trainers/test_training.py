@@ -157,3 +157,9 @@ def test_comparison_end_to_end(images, tmp_path, monkeypatch):
     lines = summary([results, results]).splitlines()
     assert lines[0].endswith("| stable network |")
     assert "± 0.00" in lines[2]
+
+    many = {**results, "models": 2 * results["models"]}
+    rows = summary([many]).splitlines()
+    assert len(rows) == 2 + 6
+    assert rows[2].startswith("| ordinary | ")
+    assert {row.count("|") for row in rows} == {rows[0].count("|")}

@@ -1,0 +1,80 @@
+"""The zoo: every model is what its results.json and its card say."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stable_node_tf import export
+from trainers import attack_suite, datasets, model_card, zoo
+
+ZOO = Path(__file__).parents[1] / "saved_models"
+NAMES = list(zoo.recipes())
+LARGEST = 3 * 2**20
+
+pytestmark = pytest.mark.data
+
+
+def results_of(name):
+    return json.loads((ZOO / name / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def images():
+    """The first test images of both data sets."""
+    return {
+        name: datasets.load(name).test.take(slice(zoo.CHECKED))
+        for name in datasets.NAMES
+    }
+
+
+def rebuilt(exported, recipe):
+    """The Keras model of the recipe with the weights of the SavedModel."""
+    model = recipe.build("rebuilt")
+    saved = {v.name: v for v in exported._artifact._all_variables}
+    for weight in model.trainable_weights:
+        weight.assign(saved[f"{weight.path}:0"])
+    return model
+
+
+def test_nothing_is_missing_or_left_over():
+    found = sorted(p.parent.parent.name for p in ZOO.glob("*/1/saved_model.pb"))
+    assert found == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_model(name, images):
+    recipe, results = zoo.recipes()[name], results_of(name)
+    assert results["recipe"] == zoo.dataclasses.asdict(recipe)
+    assert (ZOO / name / "README.md").read_text() == model_card.card(results)
+    files = [file for file in (ZOO / name).rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= LARGEST
+    assert results["digest"] == attack_suite.digest(ZOO / name / "1")
+
+    exported = export.load(ZOO / name)
+    test = images[recipe.dataset]
+    answers = exported.certify(test.pixels)
+    correct = answers["label"] == test.labels
+    # Rounding differs between machines, so a close call may fall otherwise.
+    assert abs(correct.sum() - results["checked"]["correct"]) <= 2
+
+    model = rebuilt(exported, recipe)
+    logits = model(test.pixels[:50], training=False).numpy()
+    np.testing.assert_allclose(logits, answers["logits"][:50], atol=1e-3)
+    proven = zoo.bounds(model)["lipschitz"]
+    assert proven == pytest.approx(results["bounds"]["lipschitz"], rel=0.02)
+
+    # The bound holds between images, and the radii are those it implies.
+    flat = test.pixels.reshape(len(test.labels), -1).astype(np.float64)
+    distances = np.linalg.norm(flat[:1000] - flat[1000:], axis=1)
+    moves = np.linalg.norm(
+        answers["logits"][:1000].astype(np.float64) - answers["logits"][1000:],
+        axis=1,
+    )
+    assert np.all(moves <= proven * distances * (1 + 1e-5))
+    certified = answers["certified_radius"]
+    for point in results["certified_few"]["certified"]:
+        first = slice(results["certified_few"]["num_images"])
+        share = np.mean(correct[first] & (certified[first] > point["radius"]))
+        assert share == pytest.approx(point["accuracy"], abs=0.003)

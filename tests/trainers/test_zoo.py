@@ -1,0 +1,151 @@
+import json
+
+import numpy as np
+import pytest
+from absl import app, flags
+from absl.testing import flagsaver
+
+from stable_node_tf import export, honesty
+from trainers import attack_suite, datasets, model_card, zoo
+from trainers.certified_recipe import CertifiedRecipe
+from trainers.recipe import Recipe
+
+RECIPES = {
+    "mnist_stable_network": Recipe(
+        width=8,
+        num_steps=2,
+        epochs=1,
+        batch_size=16,
+        delta_bar=0.0,
+        encoder_max_norm=1.5,
+        readout_max_norm=2.0,
+    ),
+    "mnist_certified": CertifiedRecipe(
+        width=16, blocks=1, epochs=1, batch_size=16
+    ),
+}
+
+
+def split(count, seed):
+    """Images that a small network can tell apart: bars by their place."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(10, size=count)
+    pixels = rng.integers(60, size=(count, 28, 28, 1))
+    for image, label in zip(pixels, labels, strict=True):
+        image[2 * label : 2 * label + 3] += 150
+    return datasets.Split(pixels.astype(np.uint8), labels)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    loaded = datasets.Dataset(split(320, 0), split(0, 1), split(30, 2))
+    monkeypatch.setattr(datasets, "load", lambda *args, **kwargs: loaded)
+    monkeypatch.setattr(zoo, "recipes", lambda: RECIPES)
+    few = {"pgd_steps": 5, "jit_compile": False}
+    monkeypatch.setattr(
+        zoo,
+        "_PGD",
+        attack_suite.Suite(["pgd", "pgd_l2"], [0.1], [0.3, 1.0], **few),
+    )
+
+
+def run(tmp_path, *arguments):
+    places = [f"--zoo={tmp_path / 'zoo'}", f"--results={tmp_path / 'results'}"]
+    with flagsaver.flagsaver():
+        flags.FLAGS(["zoo", *places, "--pgd_images=20", *arguments])
+        zoo.main(["zoo"])
+
+
+def test_builds_carries_on_and_leaves_alone_what_is_there(
+    tmp_path, tiny, monkeypatch, capsys
+):
+    whole = attack_suite.run
+
+    def interrupted(suite, *arguments):
+        if "pgd" in suite.attacks:
+            raise KeyboardInterrupt
+        return whole(suite, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attack_suite, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    assert not (tmp_path / "zoo").exists()
+    work = tmp_path / "results/zoo/mnist_stable_network"
+    before = attack_suite.digest(work / "1")
+    fgsm = (work / "evaluation_fgsm.json").read_text()
+
+    run(tmp_path)
+    directory = tmp_path / "zoo/mnist_stable_network"
+    assert sorted(p.name for p in (tmp_path / "zoo").iterdir()) == [
+        "mnist_certified",
+        "mnist_stable_network",
+    ]
+    assert attack_suite.digest(directory / "1") == before
+    assert (work / "evaluation_fgsm.json").read_text() == fgsm
+    results = json.loads((directory / "results.json").read_text())
+    assert results["digest"] == before
+    assert results["recipe"]["delta_bar"] == 0.0
+    test = split(30, 2)
+    answers = export.load(directory).predict(test.pixels)["label"]
+    assert results["checked"]["correct"] == np.sum(answers == test.labels)
+    factors = [
+        layer.get("norm") or layer["lipschitz_bound"]
+        for layer in results["bounds"]["layers"]
+    ]
+    assert results["bounds"]["lipschitz"] == pytest.approx(np.prod(factors))
+
+    capsys.readouterr()
+    card = directory / "README.md"
+    text = card.read_text()
+    assert text == model_card.card(results)
+    card.write_text("edited")
+    run(tmp_path)
+    assert capsys.readouterr().out.count("is there already") == 2
+    run(tmp_path, "--cards")
+    assert card.read_text() == text
+
+
+def test_a_refuted_certificate_is_not_published(tmp_path, tiny, monkeypatch):
+    refuted = honesty.Check("No attack", False, {"largest_excess_points": 1.0})
+    monkeypatch.setattr(
+        honesty, "certified_at_most_attacked", lambda *args: refuted
+    )
+    with pytest.raises(SystemExit, match="refuted: No attack"):
+        run(tmp_path, "--models=mnist_certified")
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_the_command_of_the_card_trains_this_recipe():
+    from trainers import train  # noqa: F401  (defines the flags)
+
+    results = {
+        "name": "mnist_stable_network",
+        "recipe_of": "Recipe",
+        "recipe": zoo.dataclasses.asdict(
+            zoo.recipes()["fashion_mnist_stable_network"]
+        ),
+    }
+    words = model_card.training_command(results).split()
+    assert words[:3] == ["python", "-m", "trainers.train"]
+    with flagsaver.flagsaver():
+        flags.FLAGS(["train", *words[3:]])
+        chosen = {
+            field: flags.FLAGS[field].value for field in results["recipe"]
+        }
+    assert chosen == results["recipe"]
+
+    recipe = CertifiedRecipe("fashion_mnist", scale=3.0, seed=2)
+    results |= {"recipe_of": "CertifiedRecipe", "recipe": vars(recipe)}
+    words = model_card.training_command(results).split()
+    settings = [
+        word.removeprefix("--set=")
+        for word in words
+        if word.startswith("--set")
+    ]
+    assert CertifiedRecipe.parse("fashion_mnist", settings) == recipe
+
+
+def test_refuses_models_that_it_does_not_know(tmp_path):
+    with pytest.raises(app.UsageError, match="mnist_certified.*cifar10"):
+        run(tmp_path, "--models=cifar10_certified")

@@ -1,0 +1,279 @@
+"""The card of a model of the zoo, made from its results.json."""
+
+import dataclasses
+import textwrap
+from typing import Any
+
+from trainers.attack_suite import TITLES
+from trainers.certified_recipe import CertifiedRecipe
+from trainers.recipe import Recipe
+from trainers.report import dataset_title, rounded_down, rounded_up
+
+_KINDS = {
+    "ordinary": (
+        "Nothing is constrained. It is here to be compared with: it is easily "
+        "attacked, and nothing useful is proven about it."
+    ),
+    "stable_ode": (
+        "Only the matrix A of the ODE is constrained, δ(A) <= 0, so that the "
+        "flow stretches no distance. Encoder and read-out are free, and the "
+        "gain that A lost is found there: a stable ODE alone is no defence."
+    ),
+    "stable_network": (
+        "A is constrained, δ(A) <= 0, and so are the spectral norms of encoder "
+        "and read-out: the whole network has a small Lipschitz constant."
+    ),
+    "certified": (
+        "Trained for certified radii: every affine map has spectral norm at "
+        "most 1, every step of Euler stretches no distance, and the loss asks "
+        "for margins. Its ODEs take one step with h|A| near 2: what is "
+        "certified is the network that runs, and not a flow."
+    ),
+}
+_RECIPES = {"Recipe": Recipe, "CertifiedRecipe": CertifiedRecipe}
+
+
+def card(results: dict[str, Any]) -> str:
+    """The card as Markdown.
+
+    Args:
+      results: the results.json of one model, see `trainers.zoo.build`.
+    """
+    name, recipe = results["name"], results["recipe"]
+    dataset = dataset_title(recipe["dataset"])
+    kind = name.removeprefix(f"{recipe['dataset']}_")
+    full, few = results["evaluations"]
+    blocks = [
+        f"# {name}",
+        _wrap(
+            f"Classifies {dataset} images with {results['parameters']:,} "
+            f"parameters: {_percent(results['clean_accuracy'])} of the test "
+            f"images are right without an attack. {_KINDS[kind]}"
+        ),
+        "## Use",
+        _usage(name),
+        _wrap(
+            "Images are float32, (n, 28, 28, 1), with pixels in [0, 1]. Beside "
+            "`logits`, `probabilities` and `label`, the signature `certify` "
+            "answers `certified_radius`: no image closer than that in the "
+            "2-norm has another label. The directory is laid out for "
+            "TensorFlow Serving; nothing of this project is needed to use it."
+        ),
+        _wrap(
+            "Intended for research on robustness, and for teaching: as a "
+            "subject of attacks, a baseline, a test of serving. Not intended "
+            "for decisions that matter; "
+            + (
+                "reading digits in the wild is another problem than MNIST."
+                if recipe["dataset"] == "mnist"
+                else "it knows ten kinds of clothes, photographed as in "
+                "Fashion-MNIST."
+            )
+        ),
+        "## Training",
+        _wrap(
+            f"Data: the {dataset} training images, 60 000, as TensorFlow "
+            f"Datasets has them, without augmentation. The test images were "
+            f"used for the figures below and for nothing else; parameters of "
+            f"the recipe were chosen on the last 10 000 training images. "
+            f"{results['training']['steps']} steps took "
+            f"{results['training']['seconds']:.0f} s on {results['machine']}."
+        ),
+        _command(results),
+        "## Accuracy under attack",
+        _wrap(
+            f"FGSM: {full['num_images']} test images. {_pgd(few)}: the first "
+            f"{few['num_images']} of them. Measured on the SavedModel, pixels "
+            "in [0, 1], true labels; upper bounds of the accuracy under the "
+            "best attack."
+        ),
+        _attack_table(full, few),
+        "## Certified accuracy",
+        _wrap(
+            "Share of images that are right and stay right, provably, under "
+            "every change of 2-norm up to the radius. It holds for: "
+            f"{results['certified']['holds_for']}."
+        ),
+        _certified_table(results, few),
+        "## Bounds",
+        _wrap(
+            "δ(A) is the largest logarithmic norm of DA over diagonal D with "
+            "slopes of the activation; the flow of the ODE stretches distances "
+            "by at most exp(δT). The Lipschitz bounds are for what is named, "
+            "in the 2-norm and in real arithmetic."
+        ),
+        _bounds_table(results),
+        "## Limits",
+        _wrap(_limits(kind, results)),
+        _wrap(
+            f"This card was written by `python -m trainers.zoo` from "
+            f"results.json; TensorFlow {results['versions']['tensorflow']}, "
+            f"Keras {results['versions']['keras']}."
+        ),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def training_command(results: dict[str, Any]) -> str:
+    """The command that trains this model alone."""
+    recipe = results["recipe"]
+    default = dataclasses.asdict(_RECIPES[results["recipe_of"]]())
+    changed = {
+        field: value
+        for field, value in recipe.items()
+        if value != default[field] and field != "dataset"
+    }
+    if results["recipe_of"] == "CertifiedRecipe":
+        program, flag = "certify", "--set={}={}"
+    else:
+        program, flag = "train", "--{}={}"
+    words = [
+        f"python -m trainers.{program} --dataset={recipe['dataset']}",
+        f"--output=results/{results['name']}",
+        *(flag.format(field, value) for field, value in changed.items()),
+    ]
+    return " ".join(words)
+
+
+def _wrap(text: str) -> str:
+    return textwrap.fill(text, 80, break_on_hyphens=False)
+
+
+def _usage(name: str) -> str:
+    return textwrap.indent(
+        "import tensorflow as tf\n"
+        f'model = tf.saved_model.load("saved_models/{name}/1")\n'
+        'answers = model.signatures["certify"](image=images)',
+        "    ",
+    )
+
+
+def _command(results: dict[str, Any]) -> str:
+    lines = textwrap.wrap(training_command(results), 72, break_on_hyphens=False)
+    command = " \\\n      ".join(lines)
+    return (
+        f"    {command}\n\n"
+        "The same, and all that is told below:\n\n"
+        f"    python -m trainers.zoo --models={results['name']}"
+    )
+
+
+def _pgd(few: dict[str, Any]) -> str:
+    steps = few["attacks"]["pgd"]["settings"]["steps"]
+    return f"PGD, {steps} steps from one random start on the cross-entropy"
+
+
+def _attack_table(full: dict[str, Any], few: dict[str, Any]) -> str:
+    fgsm, pgd = _curve(full, "fgsm"), _curve(few, "pgd")
+    rows = [
+        [
+            f"{epsilon:g}",
+            _percent(fgsm.get(epsilon)),
+            _percent(pgd.get(epsilon)),
+        ]
+        for epsilon in sorted(fgsm | pgd)
+    ]
+    return _table(["ε in ℓ∞", TITLES["fgsm"], TITLES["pgd"]], rows)
+
+
+def _certified_table(results: dict[str, Any], few: dict[str, Any]) -> str:
+    everything, same = (
+        {point["radius"]: point["accuracy"] for point in curve["certified"]}
+        for curve in (results["certified"], results["certified_few"])
+    )
+    attacked = _curve(few, "pgd_l2")
+    rows = [
+        [
+            f"{radius:g}",
+            _percent(everything.get(radius)),
+            _percent(same.get(radius)),
+            _percent(attacked.get(radius)),
+        ]
+        for radius in sorted(everything | attacked)
+    ]
+    images = f"first {few['num_images']} images"
+    return _table(
+        [
+            "ℓ2 radius",
+            f"certified, {results['certified']['num_images']} images",
+            f"certified, {images}",
+            f"under PGD, {images}",
+        ],
+        rows,
+    )
+
+
+def _bounds_table(results: dict[str, Any]) -> str:
+    rows = []
+    for layer in results["bounds"]["layers"]:
+        if "norm" in layer:
+            rows.append(
+                [layer["name"], "", "", rounded_up(layer["norm"]), "the map"]
+            )
+        else:
+            rows.append(
+                [
+                    layer["name"],
+                    rounded_down(layer["delta_lower"]),
+                    rounded_up(layer["delta_upper"]),
+                    rounded_up(layer["lipschitz_bound"]),
+                    layer["holds_for"],
+                ]
+            )
+    rows.append(
+        [
+            "network, image to logits",
+            "",
+            "",
+            rounded_up(results["bounds"]["lipschitz"]),
+            "their product",
+        ]
+    )
+    return _table(
+        [
+            "layer",
+            "δ(A), from below",
+            "δ(A), from above",
+            "Lipschitz bound",
+            "holds for",
+        ],
+        rows,
+    )
+
+
+def _limits(kind: str, results: dict[str, Any]) -> str:
+    texts = [
+        "Accuracies under attack are measured, not proven: a better attack "
+        "may do better. Certificates are for the 2-norm and say little about "
+        "changes of all pixels, rotations or blur.",
+        "One seed; another one gives other figures, see docs/results.md.",
+    ]
+    if kind in ("ordinary", "stable_ode"):
+        texts.append("The Lipschitz bound is too large to certify much.")
+    if kind == "certified":
+        texts.append(
+            "A finer grid is another network, which nobody has trained."
+        )
+    else:
+        steps = results["recipe"]["num_steps"]
+        texts.append(
+            f"Euler's {steps} steps are part of the network: with a finer "
+            "grid its figures differ."
+        )
+    return " ".join(texts)
+
+
+def _curve(evaluation: dict[str, Any], name: str) -> dict[float, float]:
+    attack = evaluation["attacks"][name]
+    return dict(
+        zip(attack["settings"]["epsilons"], attack["accuracies"], strict=True)
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f} %"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,0 +1,214 @@
+"""Trains the methods of others in the same harness as ours, and attacks all.
+
+    python -m trainers.rivals --dataset=mnist --seed=0
+
+Same architecture, initial draw, schedule and number of steps for all. FGSM is
+run on all test images, PGD on the first --pgd_images of them. Everything goes
+to results/DATASET/rivals/seedN: checkpoints, a JSON file for each model, and
+results.json. Interrupted, the same command carries on; models that are known
+already are not trained or attacked again. Several seeds are summed up by
+`python -m trainers.summarise results/mnist/rivals/seed*/results.json`.
+
+With --validation, the last 10 000 training images are held out, trained without
+and attacked; so are strengths chosen: --methods=gaussian_noise --strength=0.1.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+from trainers import datasets, report, training
+from trainers.attack_suite import attack_curve
+from trainers.measurement import EPSILONS, environment, points
+from trainers.rival_recipe import RivalRecipe, rivals
+from trainers.summarise import summary
+from trainers.variants import PRESETS, describe
+
+_DATASET = flags.DEFINE_enum(
+    "dataset", "mnist", datasets.NAMES, "Images.", allow_override=True
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Of all models.", 0, allow_override=True
+)
+_EPOCHS = flags.DEFINE_integer(
+    "epochs",
+    None,
+    "Passes over the images; by default the preset's.",
+    1,
+    allow_override=True,
+)
+_METHODS = flags.DEFINE_list(
+    "methods", [], "Which of the models; all by default."
+)
+_STRENGTH = flags.DEFINE_float(
+    "strength", None, "Of the methods named, in the place of the default."
+)
+_PGD_IMAGES = flags.DEFINE_integer(
+    "pgd_images", 2000, "The first so many images are attacked by PGD.", 1
+)
+_PGD_EPSILONS = flags.DEFINE_list(
+    "pgd_epsilons", ["0.05", "0.1"], "Budgets of PGD, ℓ∞."
+)
+_VALIDATION = flags.DEFINE_bool(
+    "validation",
+    False,
+    "Hold out the last 10 000 training images.",
+    allow_override=True,
+)
+_RESULTS = flags.DEFINE_string(
+    "results", "results", "Directory of results.", allow_override=True
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Directory of the TFDS data sets.", allow_override=True
+)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the comparison that the flags ask for."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
+    # Retracing is what several models in one process need.
+    logging.set_verbosity(logging.ERROR)
+    try:
+        recipes = _chosen()
+        pgd = {
+            "epsilons": [float(epsilon) for epsilon in _PGD_EPSILONS.value],
+            "steps": 100,
+            "seed": _SEED.value,
+            "jit_compile": True,
+        }
+        data = datasets.load(
+            _DATASET.value,
+            data_dir=_DATA_DIR.value,
+            validation=_VALIDATION.value,
+        )
+        directory = Path(_RESULTS.value) / _DATASET.value / "rivals"
+        directory /= "validation" if _VALIDATION.value else "."
+        compare(
+            recipes,
+            data.train,
+            data.validation if _VALIDATION.value else data.test,
+            {"pgd_images": _PGD_IMAGES.value, "pgd": pgd},
+            directory / f"seed{_SEED.value}",
+        )
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+def compare(
+    recipes: Mapping[str, RivalRecipe],
+    train: datasets.Split,
+    test: datasets.Split,
+    attack: dict[str, Any],
+    directory: Path,
+) -> None:
+    """Trains and attacks what is not known yet, and reports on all.
+
+    Args:
+      recipes: by the names of the models.
+      train: training images.
+      test: images to attack.
+      attack: "pgd", the settings of PGD, and "pgd_images", how many images.
+      directory: where everything goes.
+    """
+    summaries = [
+        _known(recipe, attack, directory / f"{name}.json")
+        or _measure(name, recipe, train, test, attack, directory)
+        for name, recipe in recipes.items()
+    ]
+    recipe = next(iter(recipes.values()))
+    results: Any = {
+        "dataset": recipe.dataset,
+        "preset": "rivals",
+        "seed": recipe.seed,
+        "config": {name: dataclasses.asdict(r) for name, r in recipes.items()},
+        "attack": attack,
+        "models": summaries,
+        **environment(),
+    }
+    report.write_json(results, directory / "results.json")
+    report.write_csv(results, directory / "results.csv")
+    print(summary([results]))
+    print(f"Written to {directory}: results.json, results.csv")
+
+
+def _chosen() -> dict[str, RivalRecipe]:
+    recipe = dataclasses.replace(
+        PRESETS["default"], dataset=_DATASET.value, seed=_SEED.value
+    )
+    if _EPOCHS.value is not None:
+        recipe = dataclasses.replace(recipe, epochs=_EPOCHS.value)
+    recipes = rivals(recipe)
+    unknown = set(_METHODS.value) - recipes.keys()
+    if unknown:
+        raise ValueError(
+            f"`methods` must be out of {', '.join(recipes)}. "
+            f"Received: {', '.join(sorted(unknown))}"
+        )
+    chosen = {n: recipes[n] for n in _METHODS.value or recipes}
+    if _STRENGTH.value is not None:
+        chosen = {
+            f"{name}_{_STRENGTH.value:g}": dataclasses.replace(
+                recipe, strength=_STRENGTH.value
+            )
+            for name, recipe in chosen.items()
+        }
+    return chosen
+
+
+def _known(
+    recipe: RivalRecipe, attack: dict[str, Any], path: Path
+) -> dict[str, Any] | None:
+    """The summary at `path`, if it is of this recipe and attack."""
+    try:
+        summary = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    same = summary["recipe"] == dataclasses.asdict(recipe)
+    return summary if same and summary["attack"] == attack else None
+
+
+def _measure(
+    name: str,
+    recipe: RivalRecipe,
+    train: datasets.Split,
+    test: datasets.Split,
+    attack: dict[str, Any],
+    directory: Path,
+) -> dict[str, Any]:
+    print(f"\nTraining {name}")
+    trained = training.train(recipe, train, directory / "checkpoints", name)
+    summary = describe(name, trained.model, 0.0, trained)
+    summary["recipe"] = dataclasses.asdict(recipe)
+    summary["attack"] = attack
+    for key, images, settings in (
+        ("fgsm", test, {"epsilons": EPSILONS}),
+        ("pgd", test.take(slice(attack["pgd_images"])), attack["pgd"]),
+    ):
+        curve = attack_curve(
+            key,
+            trained.model,
+            images.pixels,
+            images.labels,
+            settings,
+            f"Attacking {name}, {key}",
+        )
+        summary.setdefault("clean_accuracy", curve.clean_accuracy)
+        summary.setdefault("zero_gradient_share", curve.zero_gradient_share)
+        summary[key] = points(curve)
+    report.write_json(summary, directory / f"{name}.json")
+    return summary
+
+
+def run() -> None:
+    """Entry point of the command line."""
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,71 @@
+"""The three models compared: their recipes, and what is proven of them."""
+
+import dataclasses
+
+import keras
+
+from stable_node_tf import nearest_stable
+from stable_node_tf.stability.certificates import (
+    network_lipschitz,
+    spectral_norm_bound,
+)
+from trainers import training
+from trainers.recipe import Recipe
+
+PRESETS = {
+    "default": Recipe(
+        width=128,
+        rotation=16.0,
+        delta_bar=0.0,
+        encoder_max_norm=1.5,
+        readout_max_norm=2.0,
+        epochs=12,
+    ),
+    "paper": Recipe(
+        width=64,
+        delta_bar=0.0,
+        encoder_max_norm=2.25,
+        readout_max_norm=2.0,
+        epochs=12,
+    ),
+}
+
+
+def variants(recipe: Recipe) -> dict[str, Recipe]:
+    """The three recipes compared: free, A constrained, all constrained."""
+    free_ends = {"encoder_max_norm": None, "readout_max_norm": None}
+    return {
+        "ordinary": dataclasses.replace(recipe, delta_bar=None, **free_ends),
+        "stable_ode": dataclasses.replace(recipe, **free_ends),
+        "stable_network": recipe,
+    }
+
+
+def describe(
+    name: str, model: keras.Model, delta_bar: float, trained: training.Trained
+) -> dict:
+    """What `results.json` says of a model besides its accuracies."""
+    stability = model.get_layer("ode").stability()
+    encoder, readout = (
+        spectral_norm_bound(keras.ops.convert_to_numpy(layer.kernel))
+        for layer in (model.get_layer("encoder"), model.get_layer("logits"))
+    )
+    kernel = keras.ops.convert_to_numpy(model.get_layer("ode").kernel)
+    nearest = nearest_stable(kernel, delta_bar, model.get_layer("ode").alpha)
+    return {
+        "name": name,
+        "delta_lower": stability.delta_lower,
+        "delta_upper": stability.delta_upper,
+        "delta_bar": stability.delta_bar,
+        "lipschitz_bound": network_lipschitz(
+            encoder, stability.lipschitz_bound, readout
+        ),
+        "lipschitz_bound_holds_for": (
+            f"network from image to logits, ODE as {stability.holds_for}"
+        ),
+        "distance_to_stable": nearest.distance,
+        "encoder_norm": encoder,
+        "readout_norm": readout,
+        "training_seconds": trained.seconds,
+        "steps": trained.steps,
+    }
