@@ -2,7 +2,7 @@
 
 load("@rules_python//python:defs.bzl", "py_test")
 
-def pytest_test(name, src, size, deps = []):
+def pytest_test(name, src, size, deps = [], data = []):
     """Declares a py_test whose source is a file of pytest tests.
 
     Args:
@@ -10,6 +10,7 @@ def pytest_test(name, src, size, deps = []):
       src: the file of tests.
       size: small, medium, large or enormous: how long Bazel waits.
       deps: the libraries under test.
+      data: other files that the tests read.
     """
     py_test(
         name = name,
@@ -19,6 +20,7 @@ def pytest_test(name, src, size, deps = []):
             "//tests:run_pytest.py",
         ],
         args = ["$(location %s)" % src],
+        data = data,
         main = "//tests:run_pytest.py",
         deps = deps,
     )
