@@ -24,7 +24,8 @@ SHOW_LARGE = awk '/^ *(Downloading|Using cached) .* MB/ {sub(/^ */, "  "); \
 	print; fflush()} /^Installing collected/ {print "  Installing"; fflush()}'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv data train certify compare rivals zoo test lint format clean
+.PHONY: help venv data train certify compare rivals zoo test lint format docs \
+	bazel clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' \
@@ -96,7 +97,14 @@ format: venv  ## let ruff format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+docs: venv  ## build the documentation into site/
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
+
+bazel: venv  ## build and test with Debian's Bazel, without the network
+	tools/bazel_offline.sh test //... $(ARGS)
+
 clean:  ## remove .venv, caches and builds; results and data stay
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache \
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache \
 	  .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

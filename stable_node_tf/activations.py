@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from stable_node_tf.deserialisation import rebuilt
 from stable_node_tf.stability.checks import check_alpha
 
 _PACKAGE = "stable_node_tf"
@@ -213,7 +214,7 @@ def get(identifier: str | dict[str, Any] | Activation) -> Activation:
         `keras.saving.serialize_keras_object` made of one.
 
     Raises:
-      ValueError: if the name is not known.
+      ValueError: if the name is not known, or a dictionary describes nothing.
       TypeError: if it is, or describes, anything else. A plain function has
         no slope bound: wrap it in `CustomActivation(function, alpha)`.
 
@@ -230,7 +231,7 @@ def get(identifier: str | dict[str, Any] | Activation) -> Activation:
             )
         return _BY_NAME[identifier]()
     if isinstance(identifier, dict):
-        activation = keras.saving.deserialize_keras_object(identifier)
+        activation = rebuilt("activation", identifier)
     if not isinstance(activation, Activation):
         raise TypeError(
             "`activation` must be LeakyTanh, SmoothLeakyReLU, "

@@ -17,6 +17,7 @@ def pytest_test(name, src, size, deps = [], data = []):
         size = size,
         srcs = [
             src,
+            "//tests:conftest.py",
             "//tests:run_pytest.py",
         ],
         args = ["$(location %s)" % src],

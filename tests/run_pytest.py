@@ -7,6 +7,10 @@ import pytest
 if __name__ == "__main__":
     sys.exit(
         pytest.main(
-            ["-p", "no:cacheprovider", "-c", "/dev/null", *sys.argv[1:]]
+            [
+                *("-p", "no:cacheprovider", "-c", "/dev/null"),
+                *("--confcutdir=.", "--import-mode=importlib"),
+                *sys.argv[1:],
+            ]
         )
     )

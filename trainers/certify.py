@@ -22,7 +22,7 @@ from absl import app, flags, logging
 from rich.table import Table
 
 from stable_node_tf.certification import CertifiedCurve, certified_accuracy
-from trainers import datasets, report, training
+from trainers import command_line, datasets, report, training
 from trainers.certified_recipe import CertifiedRecipe
 from trainers.measurement import certified_points, load_model
 
@@ -127,7 +127,7 @@ def _train(
 
 def run() -> None:
     """Entry point of the command line."""
-    app.run(main)
+    command_line.run(main)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import rich
 from absl import app, flags, logging
 
 from stable_node_tf import attacks, evaluation, export
-from trainers import datasets, pictures, report, training
+from trainers import command_line, datasets, pictures, report, training
 from trainers.attack_suite import attack_curve
 from trainers.measurement import EPSILONS, environment, points
 from trainers.recipe import Recipe
@@ -68,12 +68,19 @@ def main(argv: Sequence[str]) -> None:
         recipe = dataclasses.replace(recipe, epochs=_EPOCHS.value)
     try:
         compare(recipe, _PRESET.value, Path(_RESULTS.value) / recipe.dataset)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        ModuleNotFoundError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         sys.exit(f"error: {error}")
 
 
 def compare(recipe: Recipe, preset: str, directory: Path) -> None:
     """Trains, exports, attacks and reports on the three variants."""
+    pictures.require_matplotlib()
     data = datasets.load(recipe.dataset, data_dir=_DATA_DIR.value)
     models, summaries = {}, []
     for name, variant in variants(recipe).items():
@@ -173,7 +180,7 @@ def draw(
 
 def run() -> None:
     """Entry point of the command line."""
-    app.run(main)
+    command_line.run(main)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Attacks a trained model and checks that the figures can be believed.
+r"""Attacks a trained model and checks that the figures can be believed.
 
     python -m trainers.evaluate --model=my_model --output=results/my_model
     python -m trainers.evaluate --model=model.keras --attacks=fgsm,pgd \
@@ -37,7 +37,14 @@ from stable_node_tf import (
 )
 from stable_node_tf.certification import CertifiedCurve, certified_accuracy
 from stable_node_tf.models import with_finer_solver
-from trainers import attack_report, attack_suite, datasets, pictures, report
+from trainers import (
+    attack_report,
+    attack_suite,
+    command_line,
+    datasets,
+    pictures,
+    report,
+)
 from trainers.measurement import EPSILONS, certified_points, load_model
 
 _NUM_CLASSES = 10
@@ -141,6 +148,8 @@ def main(argv: Sequence[str]) -> None:
 
 def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
     """Attacks, checks, prints and writes."""
+    if output is not None:
+        pictures.require_matplotlib()
     model = load_model(_MODEL.value)
     memory = _in_memory(model)
     test = datasets.load(_DATASET.value, data_dir=_DATA_DIR.value).test
@@ -307,7 +316,7 @@ def _exported(model: Any) -> export.ExportedModel:
 def run() -> None:
     """Entry point of the command line."""
     flags.mark_flag_as_required("model")
-    app.run(main)
+    command_line.run(main)
 
 
 if __name__ == "__main__":

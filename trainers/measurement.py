@@ -33,7 +33,7 @@ def load_model(path: str | Path) -> Callable[[Any], Any]:
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{path} cannot be read as a Keras model: {reason}"
         ) from error

@@ -3,6 +3,7 @@
 Matplotlib is imported only when a picture is drawn.
 """
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -412,14 +413,19 @@ def _gap(box: Any, points: np.ndarray) -> float:
     return float(np.linalg.norm(np.maximum(outside, 0), axis=1).min())
 
 
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
+def require_matplotlib() -> None:
+    """Raises ModuleNotFoundError, saying what to do, without matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError(
             "Pictures need matplotlib: pip install stable_node_tf[plots]"
-        ) from error
+        )
+
+
+def _figure(width: float, height: float) -> Any:
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from trainers import datasets
+from trainers import command_line, datasets
 
 _DATASET = flags.DEFINE_enum(
     "dataset",
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Entry point of the command line."""
-    app.run(main)
+    command_line.run(main)
 
 
 if __name__ == "__main__":

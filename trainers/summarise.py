@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from absl import app
 
-from trainers import attack_report
+from trainers import attack_report, command_line
 from trainers.report import Results, model_title, points_by_epsilon
 
 _EPSILONS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2)
@@ -109,7 +109,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Entry point of the command line."""
-    app.run(main)
+    command_line.run(main)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 writes my_model/model.keras, my_model/1 (a SavedModel) and my_model/train.json.
 Interrupted, the same command carries on from the last epoch. Choose parameters
 with --validation, which trains without the last 10 000 training images and
-reports on them; the test images are never touched here.
+reports on them; the test images are never touched here. With --strategy it
+trains on several devices or machines, see docs/training.md.
 """
 
 import dataclasses
@@ -13,10 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import tensorflow as tf
 from absl import app, flags, logging
 
 from stable_node_tf import solvers
-from trainers import datasets, report, training
+from trainers import command_line, datasets, distribution, report, training
 from trainers.recipe import Recipe
 
 _DEFAULT = Recipe()
@@ -88,6 +90,17 @@ _OUTPUT = flags.DEFINE_string("output", None, "Directory to write to.")
 _VALIDATION = flags.DEFINE_bool(
     "validation", False, "Hold out the last 10 000 training images."
 )
+_STRATEGY = flags.DEFINE_enum(
+    "strategy",
+    "none",
+    distribution.STRATEGIES,
+    "mirrored: on all devices of this machine. multi_worker: on the machines "
+    "that TF_CONFIG lists, each of which runs this command, with an --output "
+    "that they share. The batch is divided among them.",
+)
+_TENSORBOARD = flags.DEFINE_bool(
+    "tensorboard", False, "Write summaries for TensorBoard below --output."
+)
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Directory of the TFDS data sets.", allow_override=True
 )
@@ -100,6 +113,7 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         recipe = Recipe(**{name: flags.FLAGS[name].value for name in _FIELDS})
+        strategy = distribution.strategy(_STRATEGY.value)
         model = recipe.build("model")
         data = datasets.load(
             recipe.dataset,
@@ -113,11 +127,29 @@ def main(argv: Sequence[str]) -> None:
             output / "checkpoints",
             "validated" if _VALIDATION.value else "model",
             data.validation if _VALIDATION.value else None,
+            strategy=strategy,
+            tensorboard=_TENSORBOARD.value,
         )
+        if not distribution.is_chief(strategy):
+            return
         model = trained.model
         version = training.save(model, output)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        ModuleNotFoundError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         sys.exit(f"error: {error}")
+    except tf.errors.OpError as error:  # another worker has died, say
+        sys.exit(f"error: {error.message.strip().splitlines()[0]}")
+    except KeyboardInterrupt:
+        print(
+            "\nInterrupted. The same command carries on after the last epoch.",
+            file=sys.stderr,
+        )
+        sys.exit(130)
     stability = model.get_layer("ode").stability()._asdict()
     summary = {
         "recipe": dataclasses.asdict(recipe),
@@ -134,7 +166,7 @@ def main(argv: Sequence[str]) -> None:
 def run() -> None:
     """Entry point of the command line."""
     flags.mark_flag_as_required("output")
-    app.run(main)
+    command_line.run(main)
 
 
 if __name__ == "__main__":

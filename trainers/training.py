@@ -1,17 +1,20 @@
 """Trains one model by its recipe, and carries on where it was interrupted."""
 
+import contextlib
 import dataclasses
+import importlib.util
 import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from stable_node_tf import export
 from stable_node_tf.callbacks import StabilityMonitor
-from trainers import report
+from trainers import distribution, report
 from trainers.certified_recipe import CertifiedRecipe
 from trainers.datasets import Split
 from trainers.recipe import Recipe
@@ -37,6 +40,9 @@ def train(
     directory: str | Path,
     name: str,
     validation: Split | None = None,
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+    tensorboard: bool = False,
 ) -> Trained:
     """Trains a model, saving a checkpoint after every epoch.
 
@@ -45,17 +51,35 @@ def train(
     and ends with the same weights as an uninterrupted one, because the order of
     the images in an epoch depends on the seed and the epoch alone.
 
+    On several replicas `batch_size` is that of all of them together, and the
+    weights are those of one device but for rounding errors. Every worker calls
+    this function, with a directory that all of them see and one writes to.
+
     Args:
       recipe: all choices.
       split: training images and labels.
       directory: where the checkpoints go.
       name: of the model.
       validation: images to report the accuracy on after every epoch.
+      strategy: of `distribution.strategy`.
+      tensorboard: whether to write summaries of every epoch beside the
+        checkpoints, into the folder tensorboard.
+
+    Returns:
+      The model, which has left the strategy, time and steps.
 
     Raises:
+      ModuleNotFoundError: if there is no TensorBoard to write for.
       ValueError: if an epoch would have no step, or a layer ends an epoch
-        outside its constraint.
+        outside its constraint; if the recipe does not suit the strategy, the
+        workers see different checkpoints, or replicas come to disagree.
     """
+    _check_strategy(recipe, strategy)
+    if tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ModuleNotFoundError(
+            "Summaries need TensorBoard: pip install "
+            "stable_node_tf[tensorboard]"
+        )
     steps_per_epoch = len(split.labels) // recipe.batch_size
     if not steps_per_epoch:
         raise ValueError(
@@ -63,46 +87,50 @@ def train(
             f"{len(split.labels)}. Received: batch_size={recipe.batch_size}"
         )
     keras.utils.set_random_seed(recipe.seed)
-    model = recipe.build(name)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        recipe.learning_rate, steps_per_epoch * recipe.epochs
-    )
-    optimizer = keras.optimizers.Adam(schedule)
-    optimizer.build(model.trainable_variables)
-    model.compile(
-        optimizer,
-        recipe.loss(),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        jit_compile=recipe.jit_compile,
-    )
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model = _compiled(recipe, name, steps_per_epoch)
+    optimizer = model.optimizer
     folder = Path(directory) / f"{name}-{recipe.fingerprint()}"
-    checkpoints = _Checkpoints(model, optimizer, folder)
+    chief = distribution.is_chief(strategy)
+    checkpoints = _Checkpoints(model, optimizer, folder, writes=chief)
     epoch = checkpoints.restore()
-    if epoch == 0:
-        _write_recipe(recipe, folder)
-    elif epoch < recipe.epochs:
-        print(f"{name}: resuming after epoch {epoch} of {recipe.epochs}")
-    else:
-        print(f"{name}: already trained, taken from {folder}")
+    if strategy:
+        _check_same_epoch(strategy, epoch)
+    if chief:
+        _announce(recipe, name, folder, epoch)
     if epoch < recipe.epochs:
-        model.fit(
-            _batches(split, recipe, epoch),
-            initial_epoch=epoch,
-            epochs=recipe.epochs,
-            steps_per_epoch=steps_per_epoch,
-            validation_data=validation
-            and (
-                validation.pixels,
-                validation.labels,
-            ),
-            validation_batch_size=1000,
-            callbacks=[StabilityMonitor(), checkpoints],
-            shuffle=False,
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
-    return Trained(
-        model, float(checkpoints.seconds), int(optimizer.iterations.numpy())
-    )
+        callbacks = [StabilityMonitor(), checkpoints]
+        if tensorboard and chief:
+            logs = str(folder / "tensorboard")
+            callbacks.insert(1, keras.callbacks.TensorBoard(logs))
+        arguments = {
+            "initial_epoch": epoch,
+            "epochs": recipe.epochs,
+            "steps_per_epoch": steps_per_epoch,
+            "validation_data": validation
+            and (validation.pixels, validation.labels),
+            "callbacks": callbacks,
+            "verbose": 1 if sys.stdout.isatty() else 2,
+        }
+        if strategy:
+            distribution.fit(
+                model,
+                strategy,
+                lambda context: _batches(split, recipe, epoch, context),
+                **arguments,
+            )
+        else:
+            model.fit(
+                _batches(split, recipe, epoch),
+                validation_batch_size=1000,
+                shuffle=False,
+                **arguments,
+            )
+    steps = int(optimizer.iterations.numpy())
+    if strategy:
+        replica, model = model, recipe.build(name)
+        model.set_weights(replica.get_weights())
+    return Trained(model, float(checkpoints.seconds), steps)
 
 
 def save(model: keras.Model, directory: Path) -> Path:
@@ -120,18 +148,71 @@ def save(model: keras.Model, directory: Path) -> Path:
     return export.export(model, directory)
 
 
+def _check_strategy(
+    recipe: Recipe | CertifiedRecipe, strategy: tf.distribute.Strategy | None
+) -> None:
+    if strategy is None:
+        return
+    replicas = strategy.num_replicas_in_sync
+    if recipe.batch_size % replicas:
+        raise ValueError(
+            f"`batch_size` must be a multiple of {replicas}, the number of "
+            f"replicas. Received: batch_size={recipe.batch_size}"
+        )
+    if recipe.jit_compile:
+        raise ValueError(
+            "`jit_compile` must be False on several replicas. Received: "
+            "jit_compile=True"
+        )
+
+
+def _compiled(
+    recipe: Recipe | CertifiedRecipe, name: str, steps_per_epoch: int
+) -> keras.Model:
+    model = recipe.build(name)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        recipe.learning_rate, steps_per_epoch * recipe.epochs
+    )
+    optimizer = keras.optimizers.Adam(schedule)
+    optimizer.build(model.trainable_variables)
+    model.compile(
+        optimizer,
+        recipe.loss(),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        jit_compile=recipe.jit_compile,
+    )
+    return model
+
+
+def _check_same_epoch(strategy: tf.distribute.Strategy, epoch: int) -> None:
+    epochs = distribution.gathered(strategy, lambda: tf.constant(epoch))
+    if np.any(epochs != epoch):
+        raise ValueError(
+            "All workers must see the same checkpoints: give them a directory "
+            f"that they share. Received: epochs {epochs.tolist()}"
+        )
+
+
 def _batches(
-    split: Split, recipe: Recipe | CertifiedRecipe, first_epoch: int
+    split: Split,
+    recipe: Recipe | CertifiedRecipe,
+    first_epoch: int,
+    context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
+    context = context or tf.distribute.InputContext()
+    workers, worker = context.num_input_pipelines, context.input_pipeline_id
+    # A batch is as many parts as there are replicas, dealt out to the workers.
+    part = recipe.batch_size // context.num_replicas_in_sync
     images, labels = tf.constant(split.images), tf.constant(split.labels)
     indices = tf.range(len(split.labels))
+    used = len(split.labels) // recipe.batch_size * recipe.batch_size
 
     def epoch_order(epoch):
         order = tf.random.experimental.stateless_shuffle(
             indices, seed=tf.stack([tf.cast(recipe.seed, tf.int64), epoch])
         )
-        order = tf.data.Dataset.from_tensor_slices(order)
-        return order.batch(recipe.batch_size, drop_remainder=True)
+        parts = tf.data.Dataset.from_tensor_slices(order[:used])
+        return parts.batch(part, drop_remainder=True).shard(workers, worker)
 
     def gather(order):
         pixels = tf.cast(tf.gather(images, order), tf.float32) / 255.0
@@ -141,15 +222,23 @@ def _batches(
     return epochs.flat_map(epoch_order).map(gather).prefetch(8)
 
 
-def _write_recipe(recipe: Recipe | CertifiedRecipe, folder: Path) -> None:
-    report.write_json(dataclasses.asdict(recipe), folder / "recipe.json")
+def _announce(
+    recipe: Recipe | CertifiedRecipe, name: str, folder: Path, epoch: int
+) -> None:
+    if epoch == 0:
+        report.write_json(dataclasses.asdict(recipe), folder / "recipe.json")
+    elif epoch < recipe.epochs:
+        print(f"{name}: resuming after epoch {epoch} of {recipe.epochs}")
+    else:
+        print(f"{name}: already trained, taken from {folder}")
 
 
 class _Checkpoints(keras.callbacks.Callback):
     """Saves weights, optimiser, epoch and time; all of it or nothing."""
 
-    def __init__(self, model, optimizer, folder: Path):
+    def __init__(self, model, optimizer, folder: Path, writes: bool):
         super().__init__()
+        self._writes = writes
         self._epoch = tf.Variable(0, dtype=tf.int64)
         self.seconds = tf.Variable(0.0, dtype=tf.float64)
         checkpoint = tf.train.Checkpoint(
@@ -182,4 +271,5 @@ class _Checkpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.seconds.assign_add(time.monotonic() - self._start)
         self._epoch.assign(epoch + 1)
-        self._manager.save()
+        if self._writes:
+            self._manager.save()

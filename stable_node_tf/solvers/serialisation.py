@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from tensorflow_probability.python.math import ode
 
+from stable_node_tf.deserialisation import rebuilt
 from stable_node_tf.solvers.capped import (
     CAPPED,
     MAX_NUM_STEPS,
@@ -75,10 +76,8 @@ def get(identifier: str | dict[str, Any] | ode.Solver) -> ode.Solver:
             )
         return _BY_NAME[identifier]()
     if isinstance(identifier, dict):
-        name = identifier.get("class_name")
-        if name in _TFP_CLASSES:
-            return _build(_TFP_CLASSES[name], identifier["config"])
-        solver = keras.saving.deserialize_keras_object(identifier)
+        is_of_tfp = identifier.get("class_name") in list(_TFP_CLASSES)
+        solver = rebuilt("solver", identifier, _of_tfp if is_of_tfp else None)
     if not isinstance(solver, ode.Solver):
         raise TypeError(
             f"`solver` must be one of {', '.join(map(repr, _BY_NAME))}, a "
@@ -134,8 +133,9 @@ def serialize(solver: ode.Solver) -> dict[str, Any]:
     return keras.saving.serialize_keras_object(solver)
 
 
-def _build(cls: type[ode.Solver], config: Mapping[str, Any]) -> ode.Solver:
-    arguments = dict(config)
+def _of_tfp(description: Mapping[str, Any]) -> ode.Solver:
+    cls = _TFP_CLASSES[description["class_name"]]
+    arguments = dict(description["config"])
     adjoint = arguments.pop("adjoint_solver", None)
     if adjoint is not None:
         arguments["make_adjoint_solver_fn"] = lambda: get(adjoint)

@@ -55,10 +55,13 @@ def check_number(value: float, name: str) -> float:
         raise TypeError(
             f"`{name}` must be a real number. Received: {name}={value!r}"
         )
-    value = float(value)
-    if not math.isfinite(value):
-        raise ValueError(f"`{name}` must be finite. Received: {name}={value}")
-    return value
+    try:
+        number = float(value)
+    except OverflowError:  # of an integer too large for any float
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"`{name}` must be finite. Received: {name}={number}")
+    return number
 
 
 def check_count(value: int, name: str, smallest: int = 1) -> int:

@@ -468,3 +468,21 @@ def test_compare_end_to_end(tmp_path, data, monkeypatch, capsys):
     assert capsys.readouterr().out.count("already trained") == 3
     again = json.loads((directory / "results.json").read_text())
     assert again["models"] == models
+
+
+@pytest.mark.parametrize(
+    "module, arguments",
+    [
+        (compare, {"results": "new"}),
+        (evaluate, {"model": "model", "output": "new"}),
+    ],
+)
+def test_missing_matplotlib_is_noticed_before_the_work(
+    module, arguments, data, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="error: .*stable_node_tf.plots."):
+        run(module, **arguments)
+    assert not data
+    assert not list(tmp_path.iterdir())

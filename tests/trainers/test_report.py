@@ -299,7 +299,7 @@ def test_pictures_are_written_alike_twice(results, tmp_path):
 
 
 def test_without_matplotlib(results, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ModuleNotFoundError, match=r"stable_node_tf\[plots\]"):
         pictures.plot_accuracy(results, tmp_path / "accuracy.png")
     assert list(tmp_path.iterdir()) == []

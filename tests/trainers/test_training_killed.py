@@ -1,11 +1,22 @@
+"""Runs that are killed at chosen and at random moments end like any other.
+
+This file is also the program whose children are killed: it imports TensorFlow
+once and forks a child for every run, before TensorFlow has computed anything.
+"""
+
+import contextlib
+import json
 import os
+import random
 import resource
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from trainers import datasets, training
@@ -17,12 +28,13 @@ RECIPE = Recipe(
     rotation=1.0,
     encoder_max_norm=1.0,
     num_steps=3,
-    epochs=3,
+    epochs=25,
     batch_size=16,
 )
-STEPS_PER_EPOCH = 6
+STEPS_PER_EPOCH = 3
 FATAL_STEP = STEPS_PER_EPOCH + STEPS_PER_EPOCH // 2
 TORN_BYTES = 10_000
+KILLS = 10
 
 
 def images():
@@ -66,40 +78,98 @@ WHAT_HAPPENS = {
 }
 
 
-def train_until(moment, directory):
-    """What the process to be killed does."""
+def run_child(moment, directory, notices):
+    """What a child does: trains, and tells of every step."""
 
     class Monitor(training.StabilityMonitor):
         def on_train_batch_end(self, batch, logs=None):
             super().on_train_batch_end(batch, logs)
+            os.write(notices, b".")
             if self.model.optimizer.iterations == FATAL_STEP:
-                WHAT_HAPPENS[moment]()
+                WHAT_HAPPENS.get(moment, lambda: None)()
 
     training.StabilityMonitor = Monitor
     train(directory)
 
 
-def kill_at(moment, directory):
-    """Trains in a process of its own and returns the signal that ended it."""
+def kill_when_a_file_appears(child, directory):
+    while not list(directory.glob("*/ckpt*")):
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+
+
+def kill_after(child, steps, fraction, notices):
+    """Kills a child within the time that its next step or epoch end takes."""
+    longest, before = 0.0, time.monotonic()
+    for step in range(steps):
+        if not os.read(notices, 1):
+            return
+        now = time.monotonic()
+        if step:  # the first one is traced
+            longest = max(longest, now - before)
+        before = now
+    time.sleep(fraction * longest)
+    os.kill(child, signal.SIGKILL)
+
+
+def serve():
+    """For each line of the input, kills a run; answers with its status."""
+    for line in sys.stdin:
+        moment, directory = json.loads(line)
+        directory = Path(directory)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.dup2(2, 1)  # the output is for answers
+            os.close(reading)
+            try:
+                run_child(moment, directory, writing)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
+            os._exit(0)
+        os.close(writing)
+        if moment == "first file":
+            kill_when_a_file_appears(child, directory)
+        elif moment not in WHAT_HAPPENS:
+            kill_after(child, *moment, reading)
+        status = os.waitpid(child, 0)[1]
+        os.close(reading)
+        print(json.dumps(status), flush=True)
+
+
+@pytest.fixture(scope="module")
+def kill_at(tmp_path_factory):
+    """A function that trains until a moment and returns the fatal signal."""
+    errors = tmp_path_factory.mktemp("errors") / "errors.txt"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    child = subprocess.Popen(
-        [sys.executable, __file__, moment, str(directory)],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        while moment == "first file" and child.poll() is None:
-            if list(directory.glob("*/ckpt*")):
-                child.kill()
-            time.sleep(0.001)
-        errors = child.communicate(timeout=120)[1]
-    finally:
-        child.kill()
-        child.wait()
-    assert child.returncode < 0, errors
-    return signal.Signals(-child.returncode)
+    with contextlib.ExitStack() as stack:
+        server = subprocess.Popen(
+            [sys.executable, __file__],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stack.enter_context(errors.open("w")),
+            text=True,
+        )
+        stack.callback(server.wait)
+        stack.callback(server.kill)
+
+        def kill(moment, directory):
+            print(json.dumps([moment, str(directory)]), file=server.stdin)
+            server.stdin.flush()
+            answer = server.stdout.readline()
+            assert answer, errors.read_text()
+            status = json.loads(answer)
+            assert os.WIFSIGNALED(status), errors.read_text()
+            return signal.Signals(os.WTERMSIG(status))
+
+        yield kill
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("undisturbed"))
 
 
 def state(trained):
@@ -107,10 +177,16 @@ def state(trained):
     return [np.asarray(variable) for variable in variables]
 
 
-def test_run_killed_four_times_ends_alike(tmp_path, capsys):
-    undisturbed = train(tmp_path / "undisturbed")
-    directory = tmp_path / "killed"
+def assert_same(resumed, undisturbed):
+    assert resumed.steps == undisturbed.steps == 25 * STEPS_PER_EPOCH
+    for mine, theirs in zip(state(resumed), state(undisturbed), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
+
+def test_run_killed_four_times_ends_alike(
+    kill_at, undisturbed, tmp_path, capsys
+):
+    directory = tmp_path / "killed"
     assert kill_at("first file", directory) == signal.SIGKILL
     assert kill_at("middle of an epoch", directory) == signal.SIGKILL
     [folder] = directory.iterdir()
@@ -125,11 +201,23 @@ def test_run_killed_four_times_ends_alike(tmp_path, capsys):
 
     capsys.readouterr()
     resumed = train(directory)
-    assert "resuming after epoch 1 of 3" in capsys.readouterr().out
-    assert resumed.steps == undisturbed.steps == 3 * STEPS_PER_EPOCH
-    for mine, theirs in zip(state(resumed), state(undisturbed), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    assert "resuming after epoch 1 of 25" in capsys.readouterr().out
+    assert_same(resumed, undisturbed)
+
+
+def test_run_killed_at_ten_random_moments_ends_alike(
+    kill_at, undisturbed, tmp_path, capsys
+):
+    draw = random.Random(0)
+    for _ in range(KILLS):
+        moment = draw.randint(2, 9), draw.uniform(0.0, 1.5)
+        assert kill_at(moment, tmp_path) == signal.SIGKILL
+
+    capsys.readouterr()
+    resumed = train(tmp_path)
+    assert "resuming after epoch" in capsys.readouterr().out
+    assert_same(resumed, undisturbed)
 
 
 if __name__ == "__main__":
-    train_until(*sys.argv[1:])
+    serve()
