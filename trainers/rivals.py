@@ -22,7 +22,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from trainers import datasets, report, training
+from trainers import command_line, datasets, report, training
 from trainers.attack_suite import attack_curve
 from trainers.measurement import EPSILONS, environment, points
 from trainers.rival_recipe import RivalRecipe, rivals
@@ -207,7 +207,7 @@ def _measure(
 
 def run() -> None:
     """Entry point of the command line."""
-    app.run(main)
+    command_line.run(main)
 
 
 if __name__ == "__main__":

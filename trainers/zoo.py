@@ -31,7 +31,14 @@ from stable_node_tf.stability.certificates import (
     network_lipschitz,
     spectral_norm_bound,
 )
-from trainers import attack_suite, datasets, model_card, report, training
+from trainers import (
+    attack_suite,
+    command_line,
+    datasets,
+    model_card,
+    report,
+    training,
+)
 from trainers.certified_recipe import CertifiedRecipe
 from trainers.measurement import certified_points, environment
 from trainers.recipe import Recipe
@@ -266,7 +273,7 @@ def _publish(work: Path, target: Path) -> None:
 
 def run() -> None:
     """Entry point of the command line."""
-    app.run(main)
+    command_line.run(main)
 
 
 if __name__ == "__main__":
