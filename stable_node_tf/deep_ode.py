@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow_probability.python.math import ode
 
 from stable_node_tf import activations, solvers
 from stable_node_tf.layers import StabilityReport
@@ -106,6 +107,7 @@ class DeepODELayer(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.input_spec = keras.layers.InputSpec(ndim=2)
+        self.supports_jit = not isinstance(self.solver, ode.BDF)
 
     @property
     def alpha(self) -> float:

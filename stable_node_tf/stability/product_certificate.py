@@ -132,6 +132,41 @@ def reached_bound(
     >>> bool(1.0 <= reached_bound(form, theta, 1) < 1.3)
     True
     """
+    return _schur_eigenvalues(form, multipliers, size)[-1]
+
+
+def centred_bound(
+    form: QuadraticForm, multipliers: tf.Tensor, weight: tf.Tensor, size: Any
+) -> tf.Tensor:
+    """The best λ of the barrier of `newton_step` for the multipliers as given.
+
+    It solves Σ μ/(λ - e_i) = 1, e_i being the eigenvalues of which the largest
+    is `reached_bound`.
+
+    Args:
+      form: of `quadratic_form`.
+      multipliers: θ, of shape (n,).
+      weight: μ > 0.
+      size: d.
+
+    >>> form = quadratic_form([tf.eye(1, dtype=tf.float64)] * 2, 0.5)
+    >>> theta, mu = tf.ones(2, tf.float64), tf.constant(0.1, tf.float64)
+    >>> gap = centred_bound(form, theta, mu, 1) - reached_bound(form, theta, 1)
+    >>> round(float(gap), 9)
+    0.1
+    """
+    eigenvalues = _schur_eigenvalues(form, multipliers, size)
+    behind = eigenvalues[-1] - eigenvalues
+    gap = weight
+    for _ in range(8):  # Newton's method for 1 / Σ 1/(λ - e_i), concave
+        terms = 1.0 / (gap + behind)
+        total = tf.reduce_sum(terms)
+        gap += (weight - 1.0 / total) * total**2 / tf.reduce_sum(terms**2)
+    return eigenvalues[-1] + gap
+
+
+def _schur_eigenvalues(form, multipliers, size):
+    """Those of the Schur complement of the part in v; infinite if none."""
     matrix = form_matrix(form, multipliers, size)
     inner = -matrix[size:, size:]
     eye = tf.eye(tf.shape(inner)[0], dtype=inner.dtype)
@@ -142,8 +177,8 @@ def reached_bound(
     schur = matrix[:size, :size] + tf.matmul(
         cross, tf.linalg.solve(inner, cross), transpose_a=True
     )
-    largest = tf.linalg.eigvalsh((schur + tf.transpose(schur)) / 2)[-1]
-    return tf.where(proper, largest, tf.constant(np.inf, largest.dtype))
+    eigenvalues = tf.linalg.eigvalsh((schur + tf.transpose(schur)) / 2)
+    return tf.where(proper, eigenvalues, tf.constant(np.inf, schur.dtype))
 
 
 def newton_step(

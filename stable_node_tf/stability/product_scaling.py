@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf.stability.product_certificate import (
+    centred_bound,
     neutral_multipliers,
     newton_step,
     quadratic_form,
@@ -18,7 +19,9 @@ from stable_node_tf.stability.product_certificate import (
     rescaled,
 )
 
-_GAP = 1e-3
+# How far the multipliers are from the best ones, relative to the bound.
+_GAP = 0.01
+_NEWTON_STEPS = 2
 _SMALLEST_NORM = 1e-6
 
 
@@ -44,7 +47,7 @@ def scale_into_bound(
 
     δ is homogeneous in every kernel, so c = (bound/λ)^(1/k) does, λ being what
     the multipliers prove; the certificate scales along. Before that, the
-    multipliers take one damped Newton step towards better ones: carried from
+    multipliers take two damped Newton steps towards better ones: carried from
     one optimiser step to the next they stay near the best. Multipliers that
     prove nothing any more are replaced by neutral ones. The result leaves room
     for the rounding errors of storing the kernels.
@@ -79,14 +82,15 @@ def scale_into_bound(
     cold = reached_bound(form, neutral, size)
     theta = tf.where(warm <= cold, carried, neutral)
     reached = tf.minimum(warm, cold)
-    gap = _GAP * tf.maximum(reached, _GAP)
-    degree = float(sum(sizes) + size)
-    _, ahead, _ = newton_step(form, reached + gap, theta, gap / degree, size)
+    weight = _GAP * tf.maximum(reached, _GAP) / float(sum(sizes) + size)
+    ahead, centre = theta, centred_bound(form, theta, weight, size)
+    for _ in range(_NEWTON_STEPS):
+        centre, ahead, _ = newton_step(form, centre, ahead, weight, size)
     valid = tf.reduce_all(tf.math.is_finite(ahead) & (ahead > 0.0))
-    ahead = tf.where(valid, ahead, theta)
-    moved = reached_bound(form, ahead, size)
-    theta = tf.where(moved < reached, ahead, theta)
-    reached = tf.minimum(moved, reached) * whole
+    moved = reached_bound(form, tf.where(valid, ahead, theta), size)
+    valid &= moved <= (1.0 + _GAP) * reached
+    theta = tf.where(valid, ahead, theta)
+    reached = tf.where(valid, moved, reached) * whole
     room = 4 * (count + 1) * (unit + 1e-13) * whole
     target = tf.constant(bound, tf.float64)
     scale = target / (reached + room)
