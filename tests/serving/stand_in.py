@@ -4,8 +4,8 @@ It is not the server, whose program cannot be had here. What is real in it:
 the exported model, loaded and run by the loader and the session that the server
 uses (`c_session`), the gRPC stubs of tensorflow-serving-api, the status codes
 and messages of the session. What is imitated: the requests' way there, that is
-the checks of names and the translation of JSON, written after the server's
-documentation of its REST interface.
+the checks of names and the translation of JSON, written after reading
+the server's source; some of its short error messages are quoted.
 """
 
 import base64
