@@ -69,7 +69,7 @@ def taken_or_refused(function, name):
 @pytest.mark.parametrize(
     "cls, name", CASES, ids=[f"{c.__name__}-{n}" for c, n in CASES]
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(value=ODD)
 def test_constructors(cls, name, value):
     arguments = VALID.get(cls, {}) | {name: value}
@@ -79,7 +79,7 @@ def test_constructors(cls, name, value):
 @pytest.mark.parametrize(
     "cls, name", CASES, ids=[f"{c.__name__}-{n}" for c, n in CASES]
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(value=ODD)
 def test_configs(cls, name, value):
     made = cls(**VALID.get(cls, {}))
@@ -99,7 +99,7 @@ def test_configs(cls, name, value):
         (sn.nearest_stable, "alpha", {"matrix": np.eye(2), "delta_bar": 0.0}),
     ],
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(value=ODD)
 def test_functions(function, name, rest, value):
     if name == "alpha" and isinstance(value, float):

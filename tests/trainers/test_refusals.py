@@ -63,7 +63,7 @@ def no_data(monkeypatch):
 
 
 @settings(
-    max_examples=150,
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -83,7 +83,7 @@ def test_odd_flags_are_taken_or_refused(no_data, values):
     assert "\n" not in message.strip()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     name=st.sampled_from([field for field in Recipe.__annotations__]),
     value=st.one_of(
@@ -109,7 +109,7 @@ def idx(shape, size):
     return header + bytes(size)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     content=st.one_of(
         st.binary(max_size=40),
@@ -159,7 +159,7 @@ def rezipped(saved, name, content):
     return changed.getvalue()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(draw=st.data())
 def test_odd_keras_files_are_named(tmp_path_factory, saved, draw):
     name = draw.draw(
@@ -192,7 +192,7 @@ def test_odd_keras_files_are_named(tmp_path_factory, saved, draw):
     assert "\n" not in str(refusal.value)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(content=st.binary(max_size=60), folder=st.sampled_from(["", "1", "x"]))
 def test_odd_saved_models_are_named(tmp_path_factory, content, folder):
     directory = tmp_path_factory.mktemp("saved_model")

@@ -61,6 +61,10 @@ def tear_the_next_file():
     resource.setrlimit(resource.RLIMIT_FSIZE, (TORN_BYTES, TORN_BYTES))
 
 
+def carry_on():
+    pass
+
+
 def hang():
     time.sleep(60)
 
@@ -78,7 +82,7 @@ WHAT_HAPPENS = {
 }
 
 
-def run_child(moment, directory, notices):
+def run_child(what_happens, directory, notices):
     """What a child does: trains, and tells of every step."""
 
     class Monitor(training.StabilityMonitor):
@@ -86,7 +90,7 @@ def run_child(moment, directory, notices):
             super().on_train_batch_end(batch, logs)
             os.write(notices, b".")
             if self.model.optimizer.iterations == FATAL_STEP:
-                WHAT_HAPPENS.get(moment, lambda: None)()
+                what_happens()
 
     training.StabilityMonitor = Monitor
     train(directory)
@@ -117,13 +121,15 @@ def serve():
     for line in sys.stdin:
         moment, directory = json.loads(line)
         directory = Path(directory)
+        chosen = isinstance(moment, str)  # else drawn: steps and a fraction
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             os.dup2(2, 1)  # the output is for answers
             os.close(reading)
             try:
-                run_child(moment, directory, writing)
+                happens = WHAT_HAPPENS[moment] if chosen else carry_on
+                run_child(happens, directory, writing)
             except BaseException:
                 sys.excepthook(*sys.exc_info())
                 os._exit(1)
@@ -131,7 +137,7 @@ def serve():
         os.close(writing)
         if moment == "first file":
             kill_when_a_file_appears(child, directory)
-        elif moment not in WHAT_HAPPENS:
+        elif not chosen:
             kill_after(child, *moment, reading)
         status = os.waitpid(child, 0)[1]
         os.close(reading)
