@@ -70,7 +70,7 @@ _TITLES = {
     "stable_network": "stable network",
     "mu_inf_penalty": "μ∞ penalty on A",
     "shift": "shift A − cI",
-    "spectral_norm": "bound on |A|₂",
+    "spectral_norm": "bound on the norm of A",
     "gaussian_noise": "Gaussian noise",
     "fgsm_training": "FGSM training",
     "stable_network_fgsm": "stable network, FGSM training",

@@ -49,7 +49,7 @@ _STRENGTH = flags.DEFINE_float(
     "strength", None, "Of the methods named, in the place of the default."
 )
 _PGD_IMAGES = flags.DEFINE_integer(
-    "pgd_images", 2000, "The first so many images are attacked by PGD.", 1
+    "pgd_images", 1000, "The first so many images are attacked by PGD.", 1
 )
 _PGD_EPSILONS = flags.DEFINE_list(
     "pgd_epsilons", ["0.05", "0.1"], "Budgets of PGD, ℓ∞."

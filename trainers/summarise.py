@@ -60,8 +60,9 @@ def summary(results: Sequence[Results]) -> str:
     def spread(values: Sequence[float], scale: float, digits: int) -> str:
         array = scale * np.asarray(values)
         mean, half = array.mean(), np.ptp(array) / 2
-        cell = f"{round(mean, digits) + 0.0:.{digits}f}"
-        return f"{cell} ± {half:.{digits}f}" if len(array) > 1 else cell
+        form = f".{digits}f" if abs(mean) < 1e6 else ".1e"
+        cell = f"{round(mean, digits) + 0.0:{form}}"
+        return f"{cell} ± {half:{form}}" if len(array) > 1 else cell
 
     many = len(titles) > _MOST_COLUMNS
     rows = {

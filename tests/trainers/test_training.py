@@ -158,8 +158,10 @@ def test_comparison_end_to_end(images, tmp_path, monkeypatch):
     assert lines[0].endswith("| stable network |")
     assert "± 0.00" in lines[2]
 
-    many = {**results, "models": 2 * results["models"]}
+    huge = results["models"][0] | {"lipschitz_bound": 2e10}
+    many = {**results, "models": 2 * results["models"] + [huge]}
     rows = summary([many]).splitlines()
-    assert len(rows) == 2 + 6
+    assert len(rows) == 2 + 7
+    assert rows[-1].endswith("| 2.0e+10 |")
     assert rows[2].startswith("| ordinary | ")
     assert {row.count("|") for row in rows} == {rows[0].count("|")}
