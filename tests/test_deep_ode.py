@@ -149,7 +149,7 @@ def test_trains_saves_and_loads(policy, jit_compile, tmp_path):
     history = model.fit(
         features,
         labels,
-        epochs=2,
+        epochs=3,
         batch_size=16,
         verbose=0,
         callbacks=[CertifiedAtEveryStep(), StabilityMonitor()],
