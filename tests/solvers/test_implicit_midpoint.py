@@ -220,7 +220,7 @@ def test_no_solution_is_an_error_and_nan_under_xla():
 
     state = tf.constant([[1.5, 2.5]])
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match="num_steps.*steps of size.*1"
+        tf.errors.InvalidArgumentError, match="num_steps.*steps of size"
     ):
         solve(state)
     assert np.isnan(tf.function(solve, jit_compile=True)(state)).all()

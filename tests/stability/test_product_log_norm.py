@@ -131,7 +131,7 @@ def test_multipliers_that_prove_nothing():
     ("near", "jit_compile"), [(True, True), (True, False), (False, False)]
 )
 def test_scaling_follows_moving_kernels(near, jit_compile):
-    """Always certified, and hardly scaled more than needed."""
+    """Always certified, at last by multipliers near the best ones."""
     rng = np.random.default_rng(0)
     alpha, bound, sizes = 0.2, 0.5, (12, 8)
     kernels = [tf.constant(A, tf.float32) for A in chain(sizes, 2, scale=3.0)]
@@ -153,7 +153,7 @@ def test_scaling_follows_moving_kernels(near, jit_compile):
             A + 0.01 * tf.constant(rng.standard_normal(A.shape), tf.float32)
             for A in kernels
         ]
-    assert product_log_norm(stored, alpha).upper > 0.97 * bound
+    assert proven <= 1.03 * product_log_norm(stored, alpha).upper
 
 
 def test_refuses():
