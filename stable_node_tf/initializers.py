@@ -40,7 +40,15 @@ class SkewSymmetric(keras.initializers.Initializer):
                 raise ValueError(
                     f"`{name}` must not be negative. Received: {name}={value}"
                 )
-        self._normal = keras.initializers.RandomNormal(stddev=1.0, seed=seed)
+        try:
+            self._normal = keras.initializers.RandomNormal(
+                stddev=1.0, seed=seed
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "`seed` must be an integer, a keras.random.SeedGenerator or "
+                f"None. Received: seed={seed!r}"
+            ) from error
 
     def __call__(self, shape, dtype=None):
         """Returns a tensor of shape (d, d); refuses other shapes."""

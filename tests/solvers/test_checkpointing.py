@@ -52,11 +52,17 @@ def derivatives(solver, ode_fn):
         (Euler, False),
         (Euler, True),
         (RungeKutta4, False),
-        (ImplicitMidpoint, False),
     ],
 )
 def test_same_derivatives(cls, ode_fn, jit_compile):
-    num_steps = 7  # segments of three, three and one
+    check_same_derivatives(cls, ode_fn, jit_compile, num_steps=7)  # 3 + 3 + 1
+
+
+def test_same_derivatives_of_an_implicit_solver():
+    check_same_derivatives(ImplicitMidpoint, FIELD, False, num_steps=3)  # 2 + 1
+
+
+def check_same_derivatives(cls, ode_fn, jit_compile, num_steps):
     expected = tf.function(derivatives)(cls(num_steps), ode_fn)
     actual = tf.function(derivatives, jit_compile=jit_compile)(
         cls(num_steps, checkpointed=True), ode_fn
@@ -70,7 +76,8 @@ def test_same_derivatives(cls, ode_fn, jit_compile):
 PEAK = """
 import os
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-import resource, sys
+import sys
+from pathlib import Path
 import tensorflow as tf
 from stable_node_tf import LeakyTanh
 from stable_node_tf.solvers import Euler, LayerField, integrate
@@ -87,11 +94,15 @@ def gradient(u, kernel):
         end = integrate(solver, field, u, 1.0, constants)
     return tape.gradient(end, kernel)
 
+def peak():  # in KiB; ru_maxrss would be inherited from the parent
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
+
 kernel = tf.eye(64)
 gradient(tf.ones((1, 64)), kernel)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 gradient(tf.ones((4096, 64)), kernel)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 

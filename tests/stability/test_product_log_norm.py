@@ -131,7 +131,7 @@ def test_multipliers_that_prove_nothing():
     ("near", "jit_compile"), [(True, True), (True, False), (False, False)]
 )
 def test_scaling_follows_moving_kernels(near, jit_compile):
-    """Always certified, at last by multipliers near the best ones."""
+    """Always certified; from a good start, not farther inside than need be."""
     rng = np.random.default_rng(0)
     alpha, bound, sizes = 0.2, 0.5, (12, 8)
     kernels = [tf.constant(A, tf.float32) for A in chain(sizes, 2, scale=3.0)]
@@ -150,10 +150,12 @@ def test_scaling_follows_moving_kernels(near, jit_compile):
         proven = certified_product_log_norm(stored, alpha, multipliers.numpy())
         assert proven <= bound
         kernels = [
-            A + 0.01 * tf.constant(rng.standard_normal(A.shape), tf.float32)
+            1.05 * A
+            + 0.002 * tf.constant(rng.standard_normal(A.shape), tf.float32)
             for A in kernels
         ]
-    assert proven <= 1.03 * product_log_norm(stored, alpha).upper
+    if near:
+        assert 0.9 * bound <= product_log_norm(stored, alpha).upper
 
 
 def test_refuses():

@@ -86,7 +86,8 @@ def test_every_program_has_help():
     for name, text in zip(PROGRAMS, texts, strict=True):
         assert f"python -m trainers.{name}" in text
         flag_lines = text.partition("Flags:")[2].splitlines()
-        assert all(len(line) <= 72 for line in flag_lines)
+        for line in flag_lines:  # the values of a choice stay in one piece
+            assert len(line) <= 72 or " " not in line.strip()
 
 
 def run(monkeypatch, main, *arguments):

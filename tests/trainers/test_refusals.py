@@ -162,9 +162,7 @@ def rezipped(saved, name, content):
 @settings(max_examples=15, deadline=None)
 @given(draw=st.data())
 def test_odd_keras_files_are_named(tmp_path_factory, saved, draw):
-    name = draw.draw(
-        st.sampled_from(["config.json", "metadata.json", "model.weights.h5"])
-    )
+    name = draw.draw(st.sampled_from(["config.json", "model.weights.h5"]))
     content = draw.draw(
         st.one_of(
             st.none(),
@@ -180,8 +178,6 @@ def test_odd_keras_files_are_named(tmp_path_factory, saved, draw):
             ),
         )
     )
-    if name == "metadata.json":
-        content = None  # Keras asks for nothing in it
     cut = draw.draw(st.integers(0, 2000))
     path = tmp_path_factory.mktemp("odd") / "odd.keras"
     broken = rezipped(saved, name, content) if cut < 1500 else saved[:cut]
