@@ -42,12 +42,13 @@ def test_perturbation_is_the_mean_over_the_steps():
     model = model_of(layer)
     constraint, moves = layer.kernel.constraint, []
 
-    def recorded(kernel):
-        projected = constraint(kernel)
-        moves.append(float(np.linalg.norm(projected - kernel)))
-        return projected
+    class Recorded(keras.constraints.Constraint):
+        def __call__(self, kernel):
+            projected = constraint(kernel)
+            moves.append(float(np.linalg.norm(projected - kernel)))
+            return projected
 
-    layer.kernel.constraint = recorded
+    layer.kernel.constraint = Recorded()
     model.compile("adam", "mse", run_eagerly=True)
     model.optimizer.learning_rate = 0.1
     history = model.fit(

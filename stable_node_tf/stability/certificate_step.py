@@ -91,4 +91,6 @@ def step_by_projector(rates: BallRates, matrix, excess, active):
 def _damped(descent, curvature):
     gain = tf.math.divide_no_nan(tf.reduce_sum(descent**2), curvature)
     step = _RATE * gain * descent
-    return step / (1.0 + tf.abs(step) / _LARGEST_STEP)
+    step /= 1.0 + tf.abs(step) / _LARGEST_STEP
+    # Squares of large numbers overflow.
+    return tf.where(tf.math.is_finite(step), step, tf.zeros_like(step))

@@ -32,6 +32,7 @@ from stable_node_tf.stability.singular_value_clipping import (
 _ROUNDING_ALLOWANCE = 1e-12
 _TINY = 1e-30
 _SMALLEST_SHARE = 1e-2
+_MOST_GROWTH = 1e3
 
 
 def smallest_certificate(
@@ -77,9 +78,10 @@ def clip_log_norm(
     matrix that is seen to be inside is returned as it is: under XLA one inside
     by a margin of a few per cent, elsewhere any.
 
-    Small entries of t are raised first, which leaves it a certificate. At a
-    nearest certified matrix with a row and a column of zeros t_i is zero; for
-    such a T every step of the optimiser would be undone in that row.
+    Small entries of t are raised first, to a hundredth of the largest one and
+    of the root mean square of the singular values of A, which leaves it a
+    certificate. At a nearest certified matrix with a row and a column of zeros
+    t_i is zero; for such a T every step of the optimiser would be undone.
 
     The better T is a step of `stable_node_tf.stability.certificate_step` away.
 
@@ -106,12 +108,17 @@ def clip_log_norm(
         distance = tf.norm(tf.cast(clipped - matrix, tf.float64))
         return ClippedLogNorm(clipped, certificate, certificate, distance)
     floor = 1.01 * smallest_certificate(delta_bar, alpha, step)
-    least = tf.maximum(_SMALLEST_SHARE * tf.reduce_max(certificate), floor)
-    certificate = tf.maximum(certificate, least)
-    ball = _certified_ball(
-        certificate, delta_bar, alpha, step, matrix.shape[0], matrix.dtype
+    size, wide = matrix.shape[0], tf.cast(matrix, tf.float64)
+    largest = tf.reduce_max(certificate)
+    typical = tf.norm(wide) / np.sqrt(size)
+    largest = tf.maximum(largest, tf.minimum(typical, _MOST_GROWTH * largest))
+    certificate = tf.maximum(
+        certificate, tf.maximum(_SMALLEST_SHARE * largest, floor)
     )
-    scaled = tf.cast(matrix, tf.float64) + tf.linalg.diag(ball.centre)
+    ball = _certified_ball(
+        certificate, delta_bar, alpha, step, size, matrix.dtype
+    )
+    scaled = wide + tf.linalg.diag(ball.centre)
     scaled = tf.cast(scaled * ball.row[:, None] * ball.column, matrix.dtype)
     rates = BallRates(*(tf.cast(rate, matrix.dtype) for rate in ball.rates))
     if compiled_by_xla():
@@ -120,9 +127,9 @@ def clip_log_norm(
             rates, scaled, clipped.excess, clipped.active
         )
     else:
-        decomposition = eigendecompose(scaled, 1.0)
-        clipped = clip_by_eigenvectors(decomposition)
-        change = step_by_eigenvectors(rates, decomposition)
+        first, last = eigendecompose(scaled, 1.0)
+        clipped = clip_by_eigenvectors(last)
+        change = step_by_eigenvectors(rates, first)
     moved = tf.cast(clipped.matrix, tf.float64)
     moved = moved / ball.row[:, None] / ball.column - tf.linalg.diag(
         ball.centre

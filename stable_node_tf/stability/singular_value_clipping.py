@@ -41,7 +41,8 @@ class ClippedByProducts(NamedTuple):
     Attributes:
       matrix: of shape (m, n), as the argument.
       inside: bool, whether `matrix` is the argument itself.
-      excess: V diag(σ²/limit² - 1)₊ Vᵀ, to about 1e-4, of shape (n, n).
+      excess: V diag(σ²/limit² - 1)₊ Vᵀ, to about 1e-4 for norms up to 1.2
+        limits, of shape (n, n).
       active: the projector V diag(σ > limit) Vᵀ, of shape (n, n), with a
         smoothed step at the limit.
     """
@@ -105,7 +106,7 @@ def clip_singular_values(matrix, limit) -> ClippedMatrix:
     matrix = tf.convert_to_tensor(matrix)
     if compiled_by_xla():
         return ClippedMatrix(*clip_by_products(matrix, limit)[:2])
-    return clip_by_eigenvectors(eigendecompose(matrix, limit))
+    return clip_by_eigenvectors(eigendecompose(matrix, limit)[1])
 
 
 def compiled_by_xla() -> bool:
@@ -115,7 +116,7 @@ def compiled_by_xla() -> bool:
 
 
 class Eigendecomposition(NamedTuple):
-    """A matrix M with |M|₂ <= √2 limits, ready to be clipped.
+    """An eigendecomposition of MᵀM.
 
     Attributes:
       matrix: M, of shape (m, n).
@@ -130,12 +131,18 @@ class Eigendecomposition(NamedTuple):
     clipped: tf.Tensor
 
 
-def eigendecompose(matrix, limit) -> Eigendecomposition:
+def eigendecompose(
+    matrix, limit
+) -> tuple[Eigendecomposition, Eigendecomposition]:
     """The first of the two steps of `clip_singular_values`.
 
     The second is for a caller to compile by XLA together with what comes after;
     this one is not. Large singular values make for large errors; they are
     clipped at once, with an error that the second step mends.
+
+    Returns:
+      The decomposition of M as it came, and one with |M|₂ <= √2 limits for
+      `clip_by_eigenvectors`: the same, unless M was larger.
     """
 
     def decompose(matrix, clipped):
@@ -165,7 +172,8 @@ def eigendecompose(matrix, limit) -> Eigendecomposition:
         )[0]
 
     first, finite = decompose(matrix, clipped=False)
-    return tf.cond(finite & ~is_large(first), lambda: first, in_several_passes)
+    last = tf.cond(finite & ~is_large(first), lambda: first, in_several_passes)
+    return first, last
 
 
 def clip_by_eigenvectors(decomposition: Eigendecomposition) -> ClippedMatrix:
@@ -250,7 +258,14 @@ def _clip_by_products_once(clipped, limit):
         excess = (excess + tf.transpose(excess)) / 2
         inner = tf.matmul(_SQUARE * eye - _CUBE * excess, excess) - eye / 2
         shrink = eye + tf.matmul(inner, excess)
-        return tf.matmul(matrix, shrink), tf.constant(False), excess, active
+        # The first pass tells what was above the limit.
+        whole = limit_square * excess + (limit_square - 1) * active
+        return (
+            tf.matmul(matrix, shrink),
+            tf.constant(False),
+            tf.where(clipped.inside, whole, clipped.excess),
+            tf.where(clipped.inside, active, clipped.active),
+        )
 
     result = tf.cond(bound <= 1.0, lambda: tuple(clipped), clip)
     # Not `limit_square <= 1`: NaN must end the loop.

@@ -97,6 +97,16 @@ def test_carried_certificate_stays_near_optimal():
 
 
 @pytest.mark.parametrize("clip", ["plain", "xla"])
+def test_leaves_the_zero_matrix_again(clip):
+    """Nearest to I is 0, with a certificate of almost nothing."""
+    matrix, certificate = tf.zeros((4, 4)), tf.fill([4], np.float64(1e-20))
+    for _ in range(150):
+        clipped = CLIPS[clip](matrix - 0.02 * tf.eye(4), certificate, 0.0, 0.1)
+        matrix, certificate = clipped.matrix, clipped.proposal
+    assert np.all(np.diag(matrix) < -0.2)
+
+
+@pytest.mark.parametrize("clip", ["plain", "xla"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "alpha, step", [(1e-3, 0.0), (0.1, 0.0), (0.9, 0.0), (1e-3, 2e-4), (0.1, 2)]
@@ -120,3 +130,4 @@ def test_certified_after_any_jump(clip, dtype, alpha, delta_bar, step):
             clipped.matrix.numpy(), alpha, clipped.certificate.numpy(), step
         )
         assert reached <= delta_bar, scale
+        assert np.all(np.isfinite(clipped.proposal)), scale

@@ -343,10 +343,7 @@ def test_evaluate_does_not_take_the_figures_of_another_model(tmp_path, data):
         run(evaluate, model=path, output=out, **SMALL)
         figures.append(json.loads((out / "evaluation.json").read_text()))
     assert figures[0]["digest"] != figures[1]["digest"]
-    assert (
-        figures[0]["attacks"]["fgsm"]["seconds"]
-        != figures[1]["attacks"]["fgsm"]["seconds"]
-    )
+    assert figures[0]["attacks"]["fgsm"] != figures[1]["attacks"]["fgsm"]
 
 
 def test_evaluations_are_set_beside_each_other(tmp_path, data, capsys):
