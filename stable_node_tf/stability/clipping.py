@@ -78,10 +78,11 @@ def clip_log_norm(
     matrix that is seen to be inside is returned as it is: under XLA one inside
     by a margin of a few per cent, elsewhere any.
 
-    Small entries of t are raised first, to a hundredth of the largest one and
-    of the root mean square of the singular values of A, which leaves it a
-    certificate. At a nearest certified matrix with a row and a column of zeros
-    t_i is zero; for such a T every step of the optimiser would be undone.
+    Small entries of t are raised first, which leaves it a certificate. At a
+    nearest certified matrix with a row and a column of zeros t_i is zero; for
+    such a T every step of the optimiser would be undone in that row. For the
+    same reason the next t is at least a hundredth of the root mean square of
+    the singular values of A, which a t of almost nothing reaches step by step.
 
     The better T is a step of `stable_node_tf.stability.certificate_step` away.
 
@@ -110,8 +111,6 @@ def clip_log_norm(
     floor = 1.01 * smallest_certificate(delta_bar, alpha, step)
     size, wide = matrix.shape[0], tf.cast(matrix, tf.float64)
     largest = tf.reduce_max(certificate)
-    typical = tf.norm(wide) / np.sqrt(size)
-    largest = tf.maximum(largest, tf.minimum(typical, _MOST_GROWTH * largest))
     certificate = tf.maximum(
         certificate, tf.maximum(_SMALLEST_SHARE * largest, floor)
     )
@@ -130,15 +129,18 @@ def clip_log_norm(
         first, last = eigendecompose(scaled, 1.0)
         clipped = clip_by_eigenvectors(last)
         change = step_by_eigenvectors(rates, first)
-    moved = tf.cast(clipped.matrix, tf.float64)
-    moved = moved / ball.row[:, None] / ball.column - tf.linalg.diag(
-        ball.centre
-    )
-    moved = tf.where(clipped.inside, matrix, tf.cast(moved, matrix.dtype))
+    # Products take less time than quotients.
+    rows, columns = 1.0 / ball.row[:, None], 1.0 / ball.column
+    moved = tf.cast(clipped.matrix, tf.float64) * rows * columns
+    moved = tf.cast(moved - tf.linalg.diag(ball.centre), matrix.dtype)
+    moved = tf.where(clipped.inside, matrix, moved)
+    typical = tf.norm(wide) / np.sqrt(size)
+    least = _SMALLEST_SHARE * tf.minimum(typical, _MOST_GROWTH * largest)
+    proposal = certificate * tf.exp(tf.cast(change, tf.float64))
     return ClippedLogNorm(
         moved,
         certificate,
-        tf.maximum(certificate * tf.exp(tf.cast(change, tf.float64)), floor),
+        tf.maximum(proposal, tf.maximum(least, floor)),
         tf.cast(tf.norm(moved - matrix), tf.float64),
     )
 
