@@ -17,6 +17,7 @@ from stable_node_tf.stability.certificate_search import minimise_certificate
 from stable_node_tf.stability.checks import (
     check_alpha,
     check_number,
+    check_positive,
     check_step,
 )
 from stable_node_tf.stability.clipping import (
@@ -151,11 +152,7 @@ class SpectralNormConstraint(keras.constraints.Constraint):
     """
 
     def __init__(self, max_norm: float) -> None:
-        self.max_norm = check_number(max_norm, "max_norm")
-        if self.max_norm <= 0.0:
-            raise ValueError(
-                f"`max_norm` must be positive. Received: max_norm={max_norm}"
-            )
+        self.max_norm = check_positive(max_norm, "max_norm")
 
     def __call__(self, w):
         """Returns the clipped kernel, of the shape and dtype of `w`."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from stable_node_tf.stability.checks import check_number
+from stable_node_tf.stability.checks import check_positive
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
@@ -34,11 +34,7 @@ class MarginCrossentropy(keras.losses.Loss):
 
     def __init__(self, scale: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.scale = check_number(scale, "scale")
-        if self.scale <= 0.0:
-            raise ValueError(
-                f"`scale` must be positive. Received: scale={scale}"
-            )
+        self.scale = check_positive(scale, "scale")
 
     def call(self, y_true, y_pred):
         """Returns the loss of every image, of shape (batch,)."""

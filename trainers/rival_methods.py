@@ -11,7 +11,11 @@ import tensorflow as tf
 
 from stable_node_tf.attacks.gradients import logits_and_gradient
 from stable_node_tf.attacks.losses import log_odds
-from stable_node_tf.stability.checks import check_alpha, check_number
+from stable_node_tf.stability.checks import (
+    check_alpha,
+    check_number,
+    check_positive,
+)
 
 
 class InfinityLogNormPenalty(keras.regularizers.Regularizer):
@@ -35,7 +39,7 @@ class InfinityLogNormPenalty(keras.regularizers.Regularizer):
     """
 
     def __init__(self, weight: float) -> None:
-        self.weight = _positive(weight, "weight")
+        self.weight = check_positive(weight, "weight")
 
     def __call__(self, x):
         """Returns the penalty of a matrix of shape (d, d), a scalar."""
@@ -122,7 +126,7 @@ class PerturbedTraining(keras.Model):
 
     def __init__(self, model: keras.Model, strength: float, seed: int) -> None:
         super().__init__(model.inputs, model.outputs, name=model.name)
-        self._strength = _positive(strength, "strength")
+        self._strength = check_positive(strength, "strength")
         self._noise_seed = seed
 
     def perturb(self, images: Any, labels: Any, seed: Any) -> Any:
@@ -196,10 +200,3 @@ def _least_value(function, left, right, iterations=14):
 def _spectral_norm(matrix):
     gram = tf.matmul(matrix, matrix, transpose_a=True)
     return tf.sqrt(tf.linalg.eigvalsh(gram)[-1])
-
-
-def _positive(value: float, name: str) -> float:
-    number = check_number(value, name)
-    if number <= 0.0:
-        raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
-    return number

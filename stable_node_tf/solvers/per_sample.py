@@ -12,7 +12,6 @@ from tensorflow_probability.python.math import ode
 from stable_node_tf.solvers.capped import refuse
 from stable_node_tf.solvers.fixed_grid import (
     OdeFn,
-    check_count,
     in_dtype,
     times_in_dtype,
 )
@@ -20,7 +19,7 @@ from stable_node_tf.solvers.tableaux import (
     DORMAND_PRINCE_5,
     DORMAND_PRINCE_ERROR,
 )
-from stable_node_tf.stability.checks import check_number
+from stable_node_tf.stability.checks import check_count, check_positive
 
 _ORDER = 5
 _SAFETY = 0.9
@@ -104,12 +103,8 @@ class PerSampleDormandPrince(ode.Solver):
         atol: float = 1e-6,
         max_num_steps: int = 200,
     ) -> None:
-        for name, value in (("rtol", rtol), ("atol", atol)):
-            if check_number(value, name) <= 0.0:
-                raise ValueError(
-                    f"`{name}` must be positive. Received: {name}={value}"
-                )
-        self.rtol, self.atol = float(rtol), float(atol)
+        self.rtol = check_positive(rtol, "rtol")
+        self.atol = check_positive(atol, "atol")
         self.max_num_steps = check_count(max_num_steps, "max_num_steps")
         super().__init__(
             make_adjoint_solver_fn=None,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from stable_node_tf.stability.checks import check_number
+from stable_node_tf.stability.checks import check_number, check_positive
 from stable_node_tf.stability.rounding import (
     largest_eigenvalue_above,
     norm_of_rounding,
@@ -73,7 +73,8 @@ def flow_lipschitz(delta: float, terminal_time: float) -> float:
     >>> 1.0 <= flow_lipschitz(0.0, 1.0) < 1.000000001
     True
     """
-    exponent = check_number(delta, "delta") * _positive(terminal_time)
+    time = check_positive(terminal_time, "terminal_time")
+    exponent = check_number(delta, "delta") * time
     try:
         bound = math.exp(np.nextafter(exponent, np.inf))
     except OverflowError:
@@ -287,7 +288,7 @@ def _padded(bound: float, operations: int) -> float:
 
 def _step_size(terminal_time: float, num_steps: int) -> float:
     _check_num_steps(num_steps)
-    return _positive(terminal_time) / num_steps
+    return check_positive(terminal_time, "terminal_time") / num_steps
 
 
 def _check_num_steps(num_steps: int) -> None:
@@ -296,13 +297,3 @@ def _check_num_steps(num_steps: int) -> None:
             "`num_steps` must be a positive integer. "
             f"Received: num_steps={num_steps}"
         )
-
-
-def _positive(terminal_time: float) -> float:
-    terminal_time = check_number(terminal_time, "terminal_time")
-    if terminal_time <= 0.0:
-        raise ValueError(
-            "`terminal_time` must be positive. "
-            f"Received: terminal_time={terminal_time}"
-        )
-    return terminal_time

@@ -64,6 +64,22 @@ def check_number(value: float, name: str) -> float:
     return number
 
 
+def check_positive(value: float, name: str) -> float:
+    """Returns `value` as a float that is finite and positive.
+
+    Raises:
+      TypeError: if it is not a real number.
+      ValueError: if it is not finite, or not positive.
+
+    >>> check_positive(2, "max_norm")
+    2.0
+    """
+    number = check_number(value, name)
+    if number <= 0.0:
+        raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+    return number
+
+
 def check_count(value: int, name: str, smallest: int = 1) -> int:
     """Returns `value` as a Python integer that is at least `smallest`.
 
