@@ -25,9 +25,10 @@ from stable_node_tf.certified_classifier import certified_classifier
 from stable_node_tf.constraints import LogNormConstraint, SpectralNormConstraint
 from stable_node_tf.deep_ode import DeepODELayer
 from stable_node_tf.initializers import SkewSymmetric
-from stable_node_tf.layers import StabilityReport, StableODELayer
+from stable_node_tf.layers import StableODELayer
 from stable_node_tf.losses import MarginCrossentropy
 from stable_node_tf.models import ode_classifier
+from stable_node_tf.ode_layer import StabilityReport
 from stable_node_tf.piecewise_ode import PiecewiseODELayer
 from stable_node_tf.solvers import Euler, RungeKutta4
 from stable_node_tf.stability.log_norm import (

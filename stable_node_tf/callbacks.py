@@ -2,8 +2,7 @@
 
 import keras
 
-from stable_node_tf.deep_ode import DeepODELayer
-from stable_node_tf.layers import StableODELayer
+from stable_node_tf.ode_layer import ODELayer
 
 
 class StabilityMonitor(keras.callbacks.Callback):
@@ -31,7 +30,7 @@ class StabilityMonitor(keras.callbacks.Callback):
         self._layers = [
             layer
             for layer in self.model._flatten_layers()
-            if isinstance(layer, StableODELayer | DeepODELayer)
+            if isinstance(layer, ODELayer)
         ]
         if not self._layers:
             raise ValueError(

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf import activations, solvers
-from stable_node_tf.deep_ode import DeepODELayer
 from stable_node_tf.layers import StableODELayer
+from stable_node_tf.ode_layer import ODELayer
 from stable_node_tf.piecewise_ode import PiecewiseODELayer
 from stable_node_tf.stability.certificates import (
     network_lipschitz,
@@ -32,7 +32,7 @@ _PASS_THROUGH = (
 )
 
 
-_ODE_LAYERS = (StableODELayer, DeepODELayer, PiecewiseODELayer)
+_ODE_LAYERS = (ODELayer, PiecewiseODELayer)
 
 
 class Certifier(NamedTuple):

@@ -6,16 +6,13 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow_probability.python.math import ode
 
-from stable_node_tf import activations, solvers
-from stable_node_tf.layers import StabilityReport
+from stable_node_tf.ode_layer import ODELayer
 from stable_node_tf.product_constraint import ProductLogNormConstraint
 from stable_node_tf.solver_bounds import LipschitzBound, field_lipschitz
 from stable_node_tf.solvers.deep_field import DeepField
-from stable_node_tf.solvers.fixed_grid import check_count
 from stable_node_tf.stability.certificates import spectral_norm_bound
-from stable_node_tf.stability.checks import check_number
+from stable_node_tf.stability.checks import check_count, check_number
 from stable_node_tf.stability.product_log_norm import (
     certified_product_log_norm,
     product_log_norm,
@@ -24,7 +21,7 @@ from stable_node_tf.stability.product_scaling import scale_into_bound
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
-class DeepODELayer(keras.layers.Layer):
+class DeepODELayer(ODELayer):
     """Maps u(0) to u(T) where u' = σ(A_k σ(⋯ σ(A_1 u + b_1) ⋯) + b_k) - cu.
 
     Input and output have shape (batch, d). The flow has Lipschitz constant at
@@ -74,63 +71,39 @@ class DeepODELayer(keras.layers.Layer):
         bias_initializer="zeros",
         **kwargs,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            activation,
+            delta_bar,
+            terminal_time,
+            solver,
+            kernel_initializer,
+            bias_initializer,
+            **kwargs,
+        )
         self.widths = tuple(check_count(width, "widths") for width in widths)
         if not self.widths:
             raise ValueError(
                 "`widths` must name at least one inner layer; StableODELayer "
                 f"has none. Received: widths={widths!r}"
             )
-        self.activation = activations.get(activation)
         self.damping = check_number(damping, "damping")
         if self.damping < 0.0:
             raise ValueError(
                 f"`damping` must not be negative. Received: damping={damping}"
             )
-        self.delta_bar = None
-        if delta_bar is not None:
-            self.delta_bar = check_number(delta_bar, "delta_bar")
-            if self.delta_bar + self.damping <= 0.0:
-                raise ValueError(
-                    "`delta_bar` must be above -damping: kernels are scaled, "
-                    "which makes none contract. Raise `damping`. Received: "
-                    f"delta_bar={delta_bar}, damping={damping}"
-                )
-        self.terminal_time = check_number(terminal_time, "terminal_time")
-        if self.terminal_time <= 0.0:
+        if self.delta_bar is not None and self.delta_bar + self.damping <= 0.0:
             raise ValueError(
-                "`terminal_time` must be positive. "
-                f"Received: terminal_time={terminal_time}"
+                "`delta_bar` must be above -damping: kernels are scaled, "
+                "which makes none contract. Raise `damping`. Received: "
+                f"delta_bar={delta_bar}, damping={damping}"
             )
         self._field = DeepField(self.activation, self.damping)
-        self.solver = solvers.get(solver)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.input_spec = keras.layers.InputSpec(ndim=2)
-        self.supports_jit = not isinstance(self.solver, ode.BDF)
-
-    @property
-    def alpha(self) -> float:
-        """Smallest slope of the activation."""
-        return self.activation.alpha
 
     def build(self, input_shape) -> None:
         """Creates A_i, b_i and, with a `delta_bar`, the certificate."""
-        size = input_shape[-1]
-        if size is None:
-            raise ValueError(
-                "`DeepODELayer` needs the last dimension of its input. "
-                f"Received: input_shape={input_shape}"
-            )
-        self.input_spec = keras.layers.InputSpec(ndim=2, axes={-1: size})
+        size = self._size_of(input_shape)
         constraint = None
         if self.delta_bar is not None:
-            if self.variable_dtype not in ("float32", "float64"):
-                raise ValueError(
-                    "`dtype` must be 'float32', 'float64' or a mixed policy "
-                    "if `delta_bar` is given. "
-                    f"Received: dtype={self.variable_dtype!r}"
-                )
             constraint = ProductLogNormConstraint(
                 self.delta_bar + self.damping, self.alpha
             )
@@ -167,65 +140,8 @@ class DeepODELayer(keras.layers.Layer):
                 self.kernels[:-1], self.certificate, self.total_perturbation
             )
 
-    def _add_state(self, name, shape=(), initializer="zeros"):
-        return self.add_weight(
-            name=name,
-            shape=shape,
-            initializer=initializer,
-            dtype="float64",
-            trainable=False,
-            autocast=False,
-        )
-
-    def call(self, inputs):
-        """Returns u(T) for u(0) = inputs, of the same shape (batch, d)."""
-        return self._solve(inputs, self.terminal_time)
-
-    def trajectory(self, inputs, times) -> tf.Tensor:
-        """Returns u at several times, see `StableODELayer.trajectory`."""
-        self._check_built()
-        times = [check_number(time, "times") for time in times]
-        if min(times, default=0.0) < 0.0:
-            raise ValueError(
-                f"`times` must not be negative. Received: times={times}"
-            )
-        inputs = tf.cast(inputs, self.compute_dtype)
-        return tf.stack(
-            [self._solve(inputs, time) if time else inputs for time in times]
-        )
-
-    def _solve(self, inputs, terminal_time):
-        state = solvers.integrate(
-            self.solver,
-            self._field,
-            tf.cast(inputs, self.variable_dtype),
-            terminal_time,
-            DeepField.constants(self.kernels, self.biases),
-        )
-        return tf.cast(state, self.compute_dtype)
-
-    def compute_output_shape(self, input_shape):
-        """Returns the shape of the input."""
-        return input_shape
-
-    def stability(self, **kwargs) -> StabilityReport:
-        """Bounds δ from below and above and says what follows from it.
-
-        Args:
-          **kwargs: of `product_log_norm`, `starts=64` for example.
-
-        Raises:
-          ValueError: if the layer has no weights yet, or one is not finite.
-        """
-        lower, upper = self.delta_bounds(**kwargs)
-        bound = self.lipschitz_bound(upper)
-        return StabilityReport(
-            lower,
-            upper,
-            self.delta_bar,
-            bound.value,
-            f"{bound.holds_for}, 2-norm, real arithmetic",
-        )
+    def _constants(self):
+        return DeepField.constants(self.kernels, self.biases)
 
     def delta_bounds(self, **kwargs) -> tuple[float, float]:
         """Bounds δ from below and above.
@@ -288,13 +204,6 @@ class DeepODELayer(keras.layers.Layer):
     def _damped(self, upper):
         return float(np.nextafter(upper - self.damping, np.inf))
 
-    def _check_built(self):
-        if not self.built:
-            raise ValueError(
-                f"Layer {self.name!r} has no weights yet. Call it, or its "
-                "`build`, first."
-            )
-
     def _kernel_values(self):
         self._check_built()
         return [
@@ -309,17 +218,10 @@ class DeepODELayer(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialised."""
-        serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
             "widths": list(self.widths),
-            "activation": serialize(self.activation),
-            "delta_bar": self.delta_bar,
             "damping": self.damping,
-            "terminal_time": self.terminal_time,
-            "solver": solvers.serialize(self.solver),
-            "kernel_initializer": serialize(self.kernel_initializer),
-            "bias_initializer": serialize(self.bias_initializer),
         }
 
 

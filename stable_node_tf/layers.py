@@ -1,16 +1,15 @@
 """StableODELayer: a neural ODE as a Keras layer, with a bound on its flow."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow_probability.python.math import ode
 
-from stable_node_tf import activations, solvers
+from stable_node_tf import solvers
 from stable_node_tf.constraints import LogNormConstraint
+from stable_node_tf.ode_layer import ODELayer
 from stable_node_tf.solver_bounds import LipschitzBound, solver_lipschitz
-from stable_node_tf.stability.checks import check_number
 from stable_node_tf.stability.clipping import clip_log_norm
 from stable_node_tf.stability.log_norm import (
     certified_log_norm,
@@ -20,26 +19,8 @@ from stable_node_tf.stability.log_norm import (
 from stable_node_tf.stability.nearest import nearest_stable
 
 
-class StabilityReport(NamedTuple):
-    """What is proven about the stability of a `StableODELayer`.
-
-    Attributes:
-      delta_lower: attained value of max μ2(DA), alpha <= D_ii <= 1.
-      delta_upper: proven upper bound of it.
-      delta_bar: the bound that the layer is constrained to, or None.
-      lipschitz_bound: proven Lipschitz constant, 2-norm, of `holds_for`.
-      holds_for: what `lipschitz_bound` is a bound of.
-    """
-
-    delta_lower: float
-    delta_upper: float
-    delta_bar: float | None
-    lipschitz_bound: float
-    holds_for: str
-
-
 @keras.saving.register_keras_serializable(package="stable_node_tf")
-class StableODELayer(keras.layers.Layer):
+class StableODELayer(ODELayer):
     """Maps u(0) to u(T) where u'(t) = σ(A u(t) + b).
 
     Input and output have shape (batch, d). The kernel is A itself: for rows,
@@ -88,53 +69,29 @@ class StableODELayer(keras.layers.Layer):
         discrete: bool = False,
         **kwargs,
     ) -> None:
-        super().__init__(**kwargs)
-        self.activation = activations.get(activation)
-        self.delta_bar = (
-            None if delta_bar is None else check_number(delta_bar, "delta_bar")
+        super().__init__(
+            activation,
+            delta_bar,
+            terminal_time,
+            solver,
+            kernel_initializer,
+            bias_initializer,
+            **kwargs,
         )
-        self.terminal_time = check_number(terminal_time, "terminal_time")
-        if self.terminal_time <= 0.0:
-            raise ValueError(
-                "`terminal_time` must be positive. "
-                f"Received: terminal_time={terminal_time}"
-            )
         self._field = solvers.LayerField(self.activation)
-        self.solver = solvers.get(solver)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
         self.discrete = bool(discrete)
         if self.discrete and not isinstance(self.solver, solvers.Euler):
             raise ValueError(
                 "`discrete` needs the solver to be explicit Euler. "
                 f"Received: solver={solver!r}"
             )
-        self.input_spec = keras.layers.InputSpec(ndim=2)
-        self.supports_jit = not isinstance(self.solver, ode.BDF)
-
-    @property
-    def alpha(self) -> float:
-        """Smallest slope of the activation."""
-        return self.activation.alpha
 
     def build(self, input_shape) -> None:
         """Creates A, b and, with a `delta_bar`, the certificate weights."""
-        size = input_shape[-1]
-        if size is None:
-            raise ValueError(
-                "`StableODELayer` needs the last dimension of its input. "
-                f"Received: input_shape={input_shape}"
-            )
-        self.input_spec = keras.layers.InputSpec(ndim=2, axes={-1: size})
+        size = self._size_of(input_shape)
         if self.delta_bar is None:
             constraint, initializer = None, self.kernel_initializer
         else:
-            if self.variable_dtype not in ("float32", "float64"):
-                raise ValueError(
-                    "`dtype` must be 'float32', 'float64' or a mixed policy "
-                    "if `delta_bar` is given. "
-                    f"Received: dtype={self.variable_dtype!r}"
-                )
             constraint = LogNormConstraint(
                 self.delta_bar, self.alpha, self._constrained_step()
             )
@@ -165,45 +122,6 @@ class StableODELayer(keras.layers.Layer):
                 self.certificate_proposal,
                 self.total_perturbation,
             )
-
-    def _add_state(self, name, shape=(), initializer="zeros"):
-        return self.add_weight(
-            name=name,
-            shape=shape,
-            initializer=initializer,
-            dtype="float64",
-            trainable=False,
-            autocast=False,
-        )
-
-    def call(self, inputs):
-        """Returns u(T) for u(0) = inputs, of the same shape (batch, d)."""
-        return self._solve(inputs, self.terminal_time)
-
-    def trajectory(self, inputs, times) -> tf.Tensor:
-        """Returns u at several times, each reached by a solve of its own.
-
-        Args:
-          inputs: u(0), of shape (batch, d).
-          times: numbers that are not negative.
-
-        Returns:
-          Tensor of shape (len(times), batch, d).
-
-        Raises:
-          ValueError: if a time is negative or not finite, or the layer has no
-            weights yet.
-        """
-        self._check_built()
-        times = [check_number(time, "times") for time in times]
-        if min(times, default=0.0) < 0.0:
-            raise ValueError(
-                f"`times` must not be negative. Received: times={times}"
-            )
-        inputs = tf.cast(inputs, self.compute_dtype)
-        return tf.stack(
-            [self._solve(inputs, time) if time else inputs for time in times]
-        )
 
     def solver_statistics(self, inputs) -> solvers.StepStatistics:
         """Says what the step control did for each row of a batch.
@@ -236,44 +154,6 @@ class StableODELayer(keras.layers.Layer):
             "kernel": tf.convert_to_tensor(self.kernel),
             "bias": tf.convert_to_tensor(self.bias),
         }
-
-    def _solve(self, inputs, terminal_time):
-        state = tf.cast(inputs, self.variable_dtype)
-        state = solvers.integrate(
-            self.solver,
-            self._field,
-            state,
-            terminal_time,
-            self._constants(),
-        )
-        return tf.cast(state, self.compute_dtype)
-
-    def compute_output_shape(self, input_shape):
-        """Returns the shape of the input."""
-        return input_shape
-
-    def stability(self, **kwargs) -> StabilityReport:
-        """Bounds δ from below and above and says what follows from it.
-
-        The Lipschitz bound is one of the discretised block where
-        `solver_lipschitz` has one, and one of the exact flow elsewhere; it says
-        which. float32 rounding of the forward pass is in neither.
-
-        Args:
-          **kwargs: of `worst_case_log_norm`, `exact=True` for example.
-
-        Raises:
-          ValueError: if the layer has no weights yet, or A is not finite.
-        """
-        lower, upper = self.delta_bounds(**kwargs)
-        bound = self.lipschitz_bound(upper)
-        return StabilityReport(
-            lower,
-            upper,
-            self.delta_bar,
-            bound.value,
-            f"{bound.holds_for}, 2-norm, real arithmetic",
-        )
 
     def delta_bounds(self, **kwargs) -> tuple[float, float]:
         """Bounds δ from below and above, for less than `stability` costs.
@@ -346,13 +226,6 @@ class StableODELayer(keras.layers.Layer):
                 "`layer.kernel.assign(layer.kernel.constraint(layer.kernel))`."
             )
 
-    def _check_built(self):
-        if not self.built:
-            raise ValueError(
-                f"Layer {self.name!r} has no weights yet. Call it, or its "
-                "`build`, first."
-            )
-
     def _kernel_value(self):
         self._check_built()
         return keras.ops.convert_to_numpy(self.kernel).astype(np.float64)
@@ -369,17 +242,7 @@ class StableODELayer(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialised."""
-        serialize = keras.saving.serialize_keras_object
-        return {
-            **super().get_config(),
-            "activation": serialize(self.activation),
-            "delta_bar": self.delta_bar,
-            "terminal_time": self.terminal_time,
-            "solver": solvers.serialize(self.solver),
-            "kernel_initializer": serialize(self.kernel_initializer),
-            "bias_initializer": serialize(self.bias_initializer),
-            "discrete": self.discrete,
-        }
+        return {**super().get_config(), "discrete": self.discrete}
 
 
 class _FeasibleStart:

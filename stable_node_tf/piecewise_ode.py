@@ -6,11 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from stable_node_tf.layers import StabilityReport
+from stable_node_tf.ode_layer import StabilityReport
 from stable_node_tf.solver_bounds import LipschitzBound
-from stable_node_tf.solvers.fixed_grid import check_count
 from stable_node_tf.stability.certificates import network_lipschitz
-from stable_node_tf.stability.checks import check_number
+from stable_node_tf.stability.checks import check_count, check_number
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
