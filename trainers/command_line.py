@@ -14,6 +14,14 @@ from typing import Any
 
 from absl import app, flags
 
+# What programs say in one line: bad input, files, a package that is missing.
+REFUSALS = (
+    ModuleNotFoundError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _HELP = ("-h", "-help", "--help")
 _VALUES = {
     "int": "N",

@@ -68,13 +68,7 @@ def main(argv: Sequence[str]) -> None:
         recipe = dataclasses.replace(recipe, epochs=_EPOCHS.value)
     try:
         compare(recipe, _PRESET.value, Path(_RESULTS.value) / recipe.dataset)
-    except (
-        ModuleNotFoundError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except command_line.REFUSALS as error:
         sys.exit(f"error: {error}")
 
 

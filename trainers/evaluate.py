@@ -122,13 +122,7 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         evaluate(_suite(), Path(_OUTPUT.value) if _OUTPUT.value else None)
-    except (
-        ModuleNotFoundError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except command_line.REFUSALS as error:
         sys.exit(f"error: {error}")
     except tf.errors.OpError as error:
         reason = error.message.strip().splitlines()[0]

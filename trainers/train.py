@@ -134,13 +134,7 @@ def main(argv: Sequence[str]) -> None:
             return
         model = trained.model
         version = training.save(model, output)
-    except (
-        ModuleNotFoundError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except command_line.REFUSALS as error:
         sys.exit(f"error: {error}")
     except tf.errors.OpError as error:  # another worker has died, say
         sys.exit(f"error: {error.message.strip().splitlines()[0]}")
