@@ -1,25 +1,15 @@
 import json
 
-import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from bars import split
 
 from stable_node_tf import export
 from trainers import certify, datasets
 from trainers.certified_recipe import CertifiedRecipe
 
 TINY = ["width=16", "blocks=1", "epochs=1", "batch_size=16", "seed=3"]
-
-
-def split(count, seed):
-    """Images that a small network can tell apart: bars by their place."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(10, size=count)
-    pixels = rng.integers(60, size=(count, 28, 28, 1))
-    for image, label in zip(pixels, labels, strict=True):
-        image[2 * label : 2 * label + 3] += 150
-    return datasets.Split(pixels.astype(np.uint8), labels)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from absl import app, flags
 from absl.testing import flagsaver
+from bars import split
 
 from stable_node_tf import Euler, export, ode_classifier
 from trainers import (
@@ -23,16 +24,6 @@ from trainers import (
 )
 
 TINY = {"width": 8, "num_steps": 4, "epochs": 2, "batch_size": 16, "seed": 3}
-
-
-def split(count, seed):
-    """Images that a small network can tell apart: bars by their place."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(10, size=count)
-    pixels = rng.integers(60, size=(count, 28, 28, 1))
-    for image, label in zip(pixels, labels, strict=True):
-        image[2 * label : 2 * label + 3] += 150
-    return datasets.Split(pixels.astype(np.uint8), labels)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from absl import flags
 from absl.testing import flagsaver
+from bars import split
 
 from stable_node_tf import worst_case_log_norm
 from trainers import datasets, rivals, training, variants
@@ -20,16 +21,6 @@ from trainers.rival_methods import (
 from trainers.rival_recipe import RivalRecipe
 
 TINY = {"width": 8, "num_steps": 4, "epochs": 2, "batch_size": 16, "seed": 3}
-
-
-def split(count, seed):
-    """Images that a small network can tell apart: bars by their place."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(10, size=count)
-    pixels = rng.integers(60, size=(count, 28, 28, 1))
-    for image, label in zip(pixels, labels, strict=True):
-        image[2 * label : 2 * label + 3] += 150
-    return datasets.Split(pixels.astype(np.uint8), labels)
 
 
 def rng_matrix(seed, size=6):

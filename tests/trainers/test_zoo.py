@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from absl import app, flags
 from absl.testing import flagsaver
+from bars import split
 
 from stable_node_tf import export, honesty
 from trainers import attack_suite, datasets, model_card, zoo
@@ -24,16 +25,6 @@ RECIPES = {
         width=16, blocks=1, epochs=1, batch_size=16
     ),
 }
-
-
-def split(count, seed):
-    """Images that a small network can tell apart: bars by their place."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(10, size=count)
-    pixels = rng.integers(60, size=(count, 28, 28, 1))
-    for image, label in zip(pixels, labels, strict=True):
-        image[2 * label : 2 * label + 3] += 150
-    return datasets.Split(pixels.astype(np.uint8), labels)
 
 
 @pytest.fixture
