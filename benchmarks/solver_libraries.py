@@ -1,0 +1,325 @@
+"""What benchmarks/solvers.py times: each library's solvers by their names.
+
+A builder takes u, A and b and returns, by the name of each method, a function
+that solves and one that differentiates as well. The libraries are imported by
+their builders only.
+"""
+
+import tempfile
+
+import numpy as np
+
+ALPHA = 0.1
+JOINT = -float(np.arctanh(np.sqrt(1 - ALPHA)))
+TOLERANCES = (1e-3, 1e-6)
+
+
+def data(width, batch):
+    rng = np.random.default_rng(0)
+    arrays = (
+        rng.standard_normal((batch, width)),
+        rng.standard_normal((width, width)) / np.sqrt(width),
+        rng.standard_normal(width) / 10,
+    )
+    return [array.astype(np.float32) for array in arrays]
+
+
+def reference(width, batch):
+    """Runge-Kutta 4 with 400 steps in float64."""
+    u, kernel, bias = (a.astype(np.float64) for a in data(width, batch))
+
+    def field(u):
+        x = u @ kernel.T + bias
+        bent = np.tanh(np.maximum(x, JOINT))
+        return np.maximum(x, bent - ALPHA * np.maximum(JOINT - x, 0))
+
+    h = 1 / 400
+    for _ in range(400):
+        k1 = field(u)
+        k2 = field(u + h / 2 * k1)
+        k3 = field(u + h / 2 * k2)
+        u = u + h / 6 * (k1 + 2 * k2 + 2 * k3 + field(u + h * k3))
+    return u
+
+
+def tensorflow_cases(arrays, solver_of, jit_compile):
+    """Name -> (forward, forward and backward)."""
+    import tensorflow as tf
+
+    from stable_node_tf import SmoothLeakyReLU
+    from stable_node_tf.solvers import LayerField
+
+    field = LayerField(SmoothLeakyReLU(ALPHA))
+    u, kernel, bias = map(tf.constant, arrays)
+
+    def case(solve):
+        # Its arguments are tensors only: a default value that is none costs
+        # a concrete function most of a millisecond in each call.
+        def forward(u, kernel, bias):
+            return solve(field, u, kernel, bias)
+
+        def gradients(u, kernel, bias):
+            with tf.GradientTape() as tape:
+                tape.watch((u, kernel, bias))
+                total = tf.reduce_sum(forward(u, kernel, bias) ** 2)
+            return tape.gradient(total, (u, kernel, bias))
+
+        def compiled(f):
+            f = tf.function(f, jit_compile=jit_compile, autograph=False)
+            f = f.get_concrete_function(u, kernel, bias)
+            return lambda: [
+                x.numpy() for x in tf.nest.flatten(f(u, kernel, bias))
+            ]
+
+        return compiled(forward), compiled(gradients)
+
+    return {name: case(solve) for name, solve in solver_of.items()}
+
+
+def ours(arrays, jit_compile=False):
+    from stable_node_tf import solvers
+
+    grids = {
+        "euler, 10 steps": solvers.Euler(10),
+        "euler, 20 steps": solvers.Euler(20),
+        "rk4, 2 steps": solvers.RungeKutta4(2),
+        "rk4, 4 steps": solvers.RungeKutta4(4),
+        "rk4, 10 steps": solvers.RungeKutta4(10),
+        "rk4, 20 steps": solvers.RungeKutta4(20),
+        "dopri5, 10 steps": solvers.DormandPrince5(10),
+        "per sample, rtol 1e-03": solvers.PerSampleDormandPrince(1e-3, 1e-6),
+        "per sample, rtol 1e-06": solvers.PerSampleDormandPrince(1e-6, 1e-9),
+    }
+
+    def solve_with(solver):
+        return lambda field, u, kernel, bias: solvers.integrate(
+            solver, field, u, 1.0, {"kernel": kernel, "bias": bias}
+        )
+
+    def by_tape(solver):
+        """Hides from `integrate` that it could sweep back by hand."""
+        solve = solve_with(solver)
+        return lambda field, *arguments: solve(
+            lambda t, u, kernel, bias: field(t, u, kernel, bias), *arguments
+        )
+
+    def floor(stages):
+        def chain(field, u, kernel, bias):
+            for _ in range(stages):
+                u = field(0.0, u, kernel, bias)
+            return u
+
+        return chain
+
+    cases = {name: solve_with(solver) for name, solver in grids.items()}
+    cases |= {f"floor, {stages} stages": floor(stages) for stages in (20, 40)}
+    cases["rk4, 10 steps, by tape"] = by_tape(grids["rk4, 10 steps"])
+    return tensorflow_cases(arrays, cases, jit_compile)
+
+
+def tfp(arrays, jit_compile=False):
+    import tensorflow_probability as tfp
+
+    def solve_with(rtol):
+        def solve(field, u, kernel, bias):
+            solver = tfp.math.ode.DormandPrince(rtol=rtol, atol=rtol / 1000)
+            constants = {"kernel": kernel, "bias": bias}
+            return solver.solve(
+                field, 0.0, u, [1.0], constants=constants
+            ).states[0]
+
+        return solve
+
+    return tensorflow_cases(
+        arrays,
+        {f"dopri5, rtol {rtol:.0e}": solve_with(rtol) for rtol in TOLERANCES},
+        jit_compile,
+    )
+
+
+def jax_cases(arrays, solver_of):
+    """Name -> (forward, forward and backward)."""
+    import jax
+    import jax.numpy as jnp
+
+    arguments = tuple(map(jnp.asarray, arrays))
+
+    def field(t, u, weights):
+        kernel, bias = weights
+        x = u @ kernel.T + bias
+        bent = jnp.tanh(jnp.maximum(x, JOINT))
+        return jnp.maximum(x, bent - ALPHA * jax.nn.relu(JOINT - x))
+
+    def case(solve):
+        def total(*arguments):
+            return jnp.sum(solve(field, *arguments) ** 2)
+
+        forward = jax.jit(lambda *arguments: solve(field, *arguments))
+        gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2)))
+        return (
+            lambda: [np.asarray(forward(*arguments))],
+            lambda: [np.asarray(g) for g in gradients(*arguments)],
+        )
+
+    return {name: case(solve) for name, solve in solver_of.items()}
+
+
+def diffrax(arrays):
+    import diffrax
+
+    def solve_with(solver, **options):
+        def solve(field, u, kernel, bias):
+            return diffrax.diffeqsolve(
+                diffrax.ODETerm(field),
+                solver,
+                0.0,
+                1.0,
+                y0=u,
+                args=(kernel, bias),
+                **options,
+            ).ys[0]
+
+        return solve
+
+    cases = {}
+    for name, solver, steps in (
+        ("euler", diffrax.Euler(), 10),
+        ("euler", diffrax.Euler(), 20),
+        ("dopri5", diffrax.Dopri5(), 10),
+    ):
+        options = {"dt0": 1 / steps, "max_steps": steps + 1}
+        keep = diffrax.RecursiveCheckpointAdjoint(checkpoints=steps + 1)
+        cases[f"{name}, {steps} steps"] = solve_with(solver, **options)
+        cases[f"{name}, {steps} steps, all kept"] = solve_with(
+            solver, adjoint=keep, **options
+        )
+    for rtol in TOLERANCES:
+        controller = diffrax.PIDController(rtol=rtol, atol=rtol / 1000)
+        for name, adjoint in (
+            ("", diffrax.RecursiveCheckpointAdjoint()),
+            (" backsolve", diffrax.BacksolveAdjoint()),
+        ):
+            cases[f"dopri5{name}, rtol {rtol:.0e}"] = solve_with(
+                diffrax.Dopri5(),
+                dt0=None,
+                stepsize_controller=controller,
+                adjoint=adjoint,
+            )
+    return jax_cases(arrays, cases)
+
+
+def jax(arrays):
+    """No package: what JAX itself makes of the classical scheme."""
+
+    def rk4(field, u, *weights):
+        h = 0.1
+        for _ in range(10):
+            k1 = field(0.0, u, weights)
+            k2 = field(0.0, u + h / 2 * k1, weights)
+            k3 = field(0.0, u + h / 2 * k2, weights)
+            k4 = field(0.0, u + h * k3, weights)
+            u = u + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        return u
+
+    def floor(stages):
+        def chain(field, u, *weights):
+            for _ in range(stages):
+                u = field(0.0, u, weights)
+            return u
+
+        return chain
+
+    cases = {f"floor, {stages} stages": floor(stages) for stages in (20, 40)}
+    return jax_cases(arrays, {"rk4, 10 steps": rk4, **cases})
+
+
+def torchdiffeq(arrays):
+    import torch
+    from torchdiffeq import odeint, odeint_adjoint
+
+    u, kernel, bias = (torch.tensor(a, requires_grad=True) for a in arrays)
+    span = torch.tensor([0.0, 1.0])
+
+    class Field(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernel = torch.nn.Parameter(kernel.detach())
+            self.bias = torch.nn.Parameter(bias.detach())
+
+        def forward(self, t, u):
+            x = torch.nn.functional.linear(u, self.kernel, self.bias)
+            bent = torch.tanh(torch.clamp(x, min=JOINT))
+            line = ALPHA * torch.relu(JOINT - x)
+            return torch.maximum(x, bent - line)
+
+    field = Field()
+
+    def case(integrator, **options):
+        def forward():
+            with torch.no_grad():
+                return [integrator(field, u, span, **options)[1].numpy()]
+
+        def both():
+            end = integrator(field, u, span, **options)[1]
+            total = (end**2).sum()
+            gradients = torch.autograd.grad(total, (u, *field.parameters()))
+            return [g.numpy() for g in gradients]
+
+        return forward, both
+
+    cases = {}
+    for method in ("euler", "rk4"):
+        for steps in (10, 20):
+            cases[f"{method}, {steps} steps"] = case(
+                odeint, method=method, options={"step_size": 1 / steps}
+            )
+    for rtol in TOLERANCES:
+        options = {"method": "dopri5", "rtol": rtol, "atol": rtol / 1000}
+        cases[f"dopri5, rtol {rtol:.0e}"] = case(odeint, **options)
+        cases[f"dopri5 adjoint, rtol {rtol:.0e}"] = case(
+            odeint_adjoint, **options
+        )
+    return cases
+
+
+def serving(arrays):
+    """Exported models of equal parameter counts, batch 1 and 256."""
+    import keras
+
+    from stable_node_tf import Euler, RungeKutta4, export, ode_classifier
+
+    del arrays
+    image = keras.Input((28, 28, 1), name="image")
+    x = keras.layers.Flatten()(image)
+    x = keras.layers.Dense(64)(x)
+    x = keras.layers.Dense(64, activation="tanh")(x)
+    models = {
+        "Dense network": keras.Model(image, keras.layers.Dense(10)(x)),
+        "Euler, 20 steps": ode_classifier(solver=Euler(20)),
+        "RungeKutta4, 5 steps": ode_classifier(solver=RungeKutta4(5)),
+    }
+    assert len({model.count_params() for model in models.values()}) == 1
+    cases = {}
+    for name, model in models.items():
+        with tempfile.TemporaryDirectory() as directory:
+            export.export(model, directory)
+            loaded = export.load(directory)
+        for batch in (1, 256):
+            images = np.random.default_rng(0).random(
+                (batch, 28, 28, 1), np.float32
+            )
+            predict = lambda m=loaded, x=images: [m(x).numpy()]  # noqa: E731
+            cases[f"{name}, batch {batch}"] = (predict, predict)
+    return cases
+
+
+BUILDERS = {
+    "ours": ours,
+    "ours_xla": lambda arrays: ours(arrays, jit_compile=True),
+    "tfp": tfp,
+    "tfp_xla": lambda arrays: tfp(arrays, jit_compile=True),
+    "diffrax": diffrax,
+    "jax": jax,
+    "torchdiffeq": torchdiffeq,
+    "serving": serving,
+}
