@@ -12,7 +12,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from stable_node_tf.stability.singular_value_clipping import (
-    Eigendecomposition,
+    ActiveSpectrum,
 )
 
 _RATE = 0.3
@@ -30,36 +30,29 @@ class BallRates(NamedTuple):
     shift: tf.Tensor
 
 
-def step_by_eigenvectors(rates: BallRates, decomposition: Eigendecomposition):
-    """The step from an eigendecomposition V diag(λ) Vᵀ of WᵀW.
+def step_by_eigenvectors(rates: BallRates, spectrum: ActiveSpectrum):
+    """The step from the eigenvalues of WᵀW above 1 and their eigenvectors V.
 
     Args:
       rates: `BallRates` in the dtype of W.
-      decomposition: of the matrix W, of shape (d, d).
+      spectrum: of the matrix W, of shape (d, d).
 
     Returns:
       Change of log t, of shape (d,), at most 0.2 in absolute value.
     """
-    matrix, eigenvalues, vectors, _ = decomposition
-    excess = tf.maximum(eigenvalues - 1.0, 0.0)
-    image = tf.matmul(matrix, vectors)
-    moved = rates.row[:, None] * image + rates.shift[:, None] * vectors
-    ascent = tf.reduce_sum(image * moved * excess, 1)
-    ascent += rates.column * tf.reduce_sum(
-        tf.square(vectors) * (eigenvalues * excess), 1
-    )
-    descent = -2 * ascent
-    # Vᵀ Wᵀ dW V
-    change = tf.matmul(image, descent[:, None] * moved, transpose_a=True)
-    change += eigenvalues[:, None] * tf.matmul(
-        vectors, (rates.column * descent)[:, None] * vectors, transpose_a=True
-    )
-    active = tf.cast(excess > 0.0, matrix.dtype)
-    change *= active[:, None] * active
+    vectors, image = spectrum.vectors, spectrum.image
+    left = rates.row[:, None] * image + rates.shift[:, None] * vectors
+    right = (rates.column[:, None] * spectrum.eigenvalues) * vectors
+    slopes = image * left + vectors * right
+    descent = tf.linalg.matvec(slopes, 2 * (1.0 - spectrum.eigenvalues))
+    # Vᵀ Wᵀ dW V, up to a skew-symmetric part.
+    weights = descent[:, None]
+    change = tf.matmul(image, weights * left, transpose_a=True)
+    change += tf.matmul(vectors, weights * right, transpose_a=True)
     # |change + changeᵀ|² / 2; to transpose would take longer than this product.
     curvature = tf.reduce_sum(tf.square(change))
     curvature += tf.linalg.trace(tf.matmul(change, change))
-    return _damped(descent, 2 * curvature)
+    return _damped(descent, curvature)
 
 
 def step_by_projector(rates: BallRates, matrix, excess, active):
@@ -84,13 +77,13 @@ def step_by_projector(rates: BallRates, matrix, excess, active):
     change = tf.linalg.diag(rates.shift * descent) + scale * matrix
     change = tf.matmul(matrix, change, transpose_a=True)
     change = tf.matmul(active, change + tf.transpose(change))
-    curvature = tf.reduce_sum(change * tf.transpose(change))
+    curvature = tf.reduce_sum(change * tf.transpose(change)) / 2
     return _damped(descent, curvature)
 
 
-def _damped(descent, curvature):
-    gain = tf.math.divide_no_nan(tf.reduce_sum(descent**2), curvature)
-    step = _RATE * gain * descent
-    step /= 1.0 + tf.abs(step) / _LARGEST_STEP
+def _damped(descent, half_curvature):
+    squares = _RATE / _LARGEST_STEP / 2 * tf.reduce_sum(descent**2)
+    gain = tf.math.divide_no_nan(squares, half_curvature)
+    step = _LARGEST_STEP * tf.tanh(gain * descent)
     # Squares of large numbers overflow.
     return tf.where(tf.math.is_finite(step), step, tf.zeros_like(step))

@@ -22,11 +22,11 @@ from stable_node_tf.stability.certificate_step import (
     step_by_projector,
 )
 from stable_node_tf.stability.singular_value_clipping import (
-    clip_by_eigenvectors,
+    active_spectrum,
+    clip_active_spectrum,
     clip_by_products,
     clip_singular_values,
     compiled_by_xla,
-    eigendecompose,
 )
 
 _ROUNDING_ALLOWANCE = 1e-12
@@ -126,8 +126,8 @@ def clip_log_norm(
             rates, scaled, clipped.excess, clipped.active
         )
     else:
-        first, last = eigendecompose(scaled, 1.0)
-        clipped = clip_by_eigenvectors(last)
+        first, last = active_spectrum(scaled, 1.0)
+        clipped = clip_active_spectrum(last)
         change = step_by_eigenvectors(rates, first)
     # Products take less time than quotients.
     rows, columns = 1.0 / ball.row[:, None], 1.0 / ball.column

@@ -25,6 +25,8 @@ from stable_node_tf.stability.rounding import UNIT_ROUNDOFF
 
 # From here on T plays no part to seven digits, and its formulas lose them.
 _ALMOST_ONE = 1.0 - 1e-8
+# Rounding errors are divided by α.
+_SMALLEST_ALPHA = 1e-10
 
 
 class NearestStable(NamedTuple):
@@ -74,7 +76,7 @@ def nearest_stable(
     Args:
       matrix: A, of shape (d, d).
       delta_bar: the bound δ̄, any finite number.
-      alpha: smallest slope of the activation, in (0, 1].
+      alpha: smallest slope of the activation, in [1e-10, 1].
       exact: projects onto {δ <= delta_bar} itself, by cutting planes: to 1e-6
         in ‖Δ‖ and δ for d <= 16 within a minute. Stopped early by `time_limit`,
         the certified result is returned, and `distance_lower_bound` is what
@@ -91,7 +93,7 @@ def nearest_stable(
 
     Raises:
       ValueError: if the matrix is not square and finite, delta_bar is not
-        finite, or alpha is not in (0, 1].
+        finite, or alpha is not in [1e-10, 1].
       TypeError: if an argument is not numeric.
 
     >>> result = nearest_stable([[1.0, 0.0], [0.0, -1.0]], 0.5, 0.5)
@@ -100,6 +102,12 @@ def nearest_stable(
     """
     matrix = check_matrix(matrix)
     alpha = check_alpha(alpha)
+    if alpha < _SMALLEST_ALPHA:
+        raise ValueError(
+            f"`alpha` must be at least {_SMALLEST_ALPHA:g} here: double "
+            "precision cannot tell a nearest matrix for smaller slopes. "
+            f"Received: alpha={alpha}"
+        )
     delta_bar = check_number(delta_bar, "delta_bar")
     tolerance = check_number(tolerance, "tolerance")
     size = len(matrix)

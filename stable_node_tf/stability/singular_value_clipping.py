@@ -106,7 +106,7 @@ def clip_singular_values(matrix, limit) -> ClippedMatrix:
     matrix = tf.convert_to_tensor(matrix)
     if compiled_by_xla():
         return ClippedMatrix(*clip_by_products(matrix, limit)[:2])
-    return clip_by_eigenvectors(eigendecompose(matrix, limit)[1])
+    return clip_active_spectrum(active_spectrum(matrix, limit)[1])
 
 
 def compiled_by_xla() -> bool:
@@ -115,34 +115,35 @@ def compiled_by_xla() -> bool:
     return control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
-class Eigendecomposition(NamedTuple):
-    """An eigendecomposition of MᵀM.
+class ActiveSpectrum(NamedTuple):
+    """The k eigenvalues of MᵀM above the limit, with their eigenvectors.
 
     Attributes:
       matrix: M, of shape (m, n).
-      eigenvalues: of MᵀM / limit², ascending, of shape (n,).
-      vectors: its eigenvectors, the columns of an (n, n) matrix.
+      eigenvalues: of MᵀM / limit², those above 1, ascending, of shape (k,).
+      vectors: its eigenvectors V, the columns of an (n, k) matrix.
+      image: MV, of shape (m, k).
+      largest: the largest of all eigenvalues of MᵀM / limit².
       clipped: bool, whether M was larger and has been clipped already.
     """
 
     matrix: tf.Tensor
     eigenvalues: tf.Tensor
     vectors: tf.Tensor
+    image: tf.Tensor
+    largest: tf.Tensor
     clipped: tf.Tensor
 
 
-def eigendecompose(
-    matrix, limit
-) -> tuple[Eigendecomposition, Eigendecomposition]:
+def active_spectrum(matrix, limit) -> tuple[ActiveSpectrum, ActiveSpectrum]:
     """The first of the two steps of `clip_singular_values`.
 
-    The second is for a caller to compile by XLA together with what comes after;
-    this one is not. Large singular values make for large errors; they are
-    clipped at once, with an error that the second step mends.
+    Large singular values make for large errors; they are clipped at once, with
+    an error that the second step mends.
 
     Returns:
-      The decomposition of M as it came, and one with |M|₂ <= √2 limits for
-      `clip_by_eigenvectors`: the same, unless M was larger.
+      The spectrum of M as it came, and one with |M|₂ <= √2 limits for
+      `clip_active_spectrum`: the same, unless M was larger.
     """
 
     def decompose(matrix, clipped):
@@ -152,38 +153,58 @@ def eigendecompose(
         finite = tf.math.is_finite(tf.reduce_sum(gram))
         gram = tf.where(finite, gram, tf.zeros_like(gram))
         eigenvalues, vectors = tf.linalg.eigh(gram)
-        clipped = tf.constant(clipped)
-        return (
-            Eigendecomposition(matrix, eigenvalues, vectors, clipped),
-            finite,
+        below = tf.math.count_nonzero(eigenvalues <= 1.0, dtype=tf.int32)
+        vectors = vectors[:, below:]
+        spectrum = ActiveSpectrum(
+            matrix,
+            eigenvalues[below:],
+            vectors,
+            tf.matmul(matrix, vectors),
+            eigenvalues[-1],
+            tf.constant(clipped),
         )
+        return spectrum, finite
 
-    def is_large(decomposition):
-        return tf.reduce_max(decomposition.eigenvalues) > 2.0
-
-    def again(decomposition):
-        matrix = clip_by_eigenvectors(decomposition).matrix
+    def again(spectrum):
+        matrix = clip_active_spectrum(spectrum).matrix
         return decompose(matrix, clipped=True)[:1]
 
+    # One node of the graph: even untaken, every node of a branch takes time.
+    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
     def in_several_passes():
         start = decompose(_within_reach(matrix, limit), clipped=False)[:1]
+        rows, columns = matrix.shape
+        shapes = ActiveSpectrum(
+            matrix.shape,
+            tf.TensorShape([None]),
+            tf.TensorShape([columns, None]),
+            tf.TensorShape([rows, None]),
+            tf.TensorShape([]),
+            tf.TensorShape([]),
+        )
         return tf.while_loop(
-            is_large, again, start, maximum_iterations=_MOST_PASSES
+            lambda spectrum: spectrum.largest > 2.0,
+            again,
+            start,
+            shape_invariants=(shapes,),
+            maximum_iterations=_MOST_PASSES,
         )[0]
 
     first, finite = decompose(matrix, clipped=False)
-    last = tf.cond(finite & ~is_large(first), lambda: first, in_several_passes)
-    return first, last
+    small = finite & (first.largest <= 2.0)
+    return first, tf.cond(small, lambda: first, in_several_passes)
 
 
-def clip_by_eigenvectors(decomposition: Eigendecomposition) -> ClippedMatrix:
+def clip_active_spectrum(spectrum: ActiveSpectrum) -> ClippedMatrix:
     """The second step of `clip_singular_values`."""
-    matrix, eigenvalues, vectors, clipped = decomposition
-    shrink = 1.0 - tf.math.rsqrt(tf.maximum(eigenvalues, 1.0))
-    moved = tf.matmul(matrix, vectors) * shrink
-    moved = matrix - tf.matmul(moved, vectors, transpose_b=True)
-    inside = tf.reduce_max(eigenvalues) <= 1.0 + _room(matrix)
-    return ClippedMatrix(tf.where(inside, matrix, moved), inside & ~clipped)
+    matrix = spectrum.matrix
+    shrink = 1.0 - tf.math.rsqrt(spectrum.eigenvalues)
+    moved = spectrum.image * shrink
+    moved = matrix - tf.matmul(moved, spectrum.vectors, transpose_b=True)
+    inside = spectrum.largest <= 1.0 + _room(matrix)
+    return ClippedMatrix(
+        tf.where(inside, matrix, moved), inside & ~spectrum.clipped
+    )
 
 
 def _room(matrix):

@@ -102,6 +102,14 @@ def test_always_certified(size, seed, alpha, delta_bar):
     assert_certified(result, matrix, delta_bar, alpha)
 
 
+@pytest.mark.parametrize("alpha", [1e-4, 1e-7, 1e-10])
+@pytest.mark.parametrize("delta_bar", [0.2, 0.0, -0.4])
+def test_certified_for_tiny_slopes(alpha, delta_bar):
+    matrix = gaussian(6)
+    result = nearest_stable(matrix, delta_bar, alpha)
+    assert_certified(result, matrix, delta_bar, alpha)
+
+
 @pytest.mark.parametrize("max_iterations", [1, 3, 10])
 @pytest.mark.parametrize("delta_bar", [0.2, 0.0, -0.4])
 def test_certified_when_stopped_early(max_iterations, delta_bar):
@@ -334,6 +342,7 @@ def test_nonnegative_quadratic_is_optimal(size, seed):
         (np.eye(2), 0.1, 0.0, "alpha"),
         (np.eye(2), 0.1, 1.5, "alpha"),
         (np.eye(2), 0.1, np.nan, "alpha"),
+        (np.eye(2), 0.1, 1e-11, "alpha"),
     ],
 )
 def test_refuses_by_name(matrix, delta_bar, alpha, name):
