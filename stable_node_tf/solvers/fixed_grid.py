@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -41,7 +41,8 @@ class _Diagnostics(
 class FixedGrid(ode.Solver):
     """A one-step method with `num_steps` equal steps.
 
-    A subclass says how to take one step, and from how many stages.
+    A subclass says how to take one step, from how many stages, and whether a
+    step is so small a piece of a graph that a few may be unrolled.
 
     Args:
       num_steps: steps per interval between solution times, at least 1.
@@ -56,6 +57,7 @@ class FixedGrid(ode.Solver):
     """
 
     num_stages: int
+    unrolls: ClassVar[bool] = True
 
     def __init__(self, num_steps: int = 20, checkpointed: bool = False) -> None:
         self.num_steps = check_count(num_steps, "num_steps")
@@ -192,7 +194,7 @@ class FixedGrid(ode.Solver):
             )
 
         def run(first: Any, state: Any, constants: Any, steps: int) -> Any:
-            if steps * self.num_stages <= MAX_UNROLLED_STAGES:
+            if self.unrolls and steps * self.num_stages <= MAX_UNROLLED_STAGES:
                 counts: Any = 0
                 for index in range(steps):
                     state, count = take(first + index, state, constants)
