@@ -48,8 +48,9 @@ class FixedGrid(ode.Solver):
       num_steps: steps per interval between solution times, at least 1.
       checkpointed: if true, only about √num_steps states are kept for the
         gradient, and the steps between them are taken again. Then there are
-        gradients with respect to the state and `constants` only, and memory
-        is saved within a `tf.function` only.
+        gradients with respect to the state and `constants` only, memory is
+        saved within a `tf.function` only, and evaluations are counted as
+        `num_stages` a step, which for an implicit scheme are too few.
 
     Raises:
       TypeError: if `num_steps` is not an integer.
