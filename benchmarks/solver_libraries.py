@@ -1,8 +1,9 @@
 """What benchmarks/solvers.py times: each library's solvers by their names.
 
 A builder takes u, A and b and returns, by the name of each method, a function
-that solves and one that differentiates as well. The libraries are imported by
-their builders only.
+that solves and one that differentiates as well. Both end with the results as
+NumPy arrays, so that a GPU is waited for. The libraries are imported by their
+builders only, and `set_device` must be called before.
 """
 
 import tempfile
@@ -12,6 +13,39 @@ import numpy as np
 ALPHA = 0.1
 JOINT = -float(np.arctanh(np.sqrt(1 - ALPHA)))
 TOLERANCES = (1e-3, 1e-6)
+STAGES = (20, 40)
+
+
+def set_device(library, device, tf32):
+    """Chooses device and precision of matrix products, or refuses.
+
+    Args:
+      library: a key of `BUILDERS`.
+      device: "cpu" or "gpu".
+      tf32: whether a GPU may round the factors of products to TF32.
+    """
+    if library == "torchdiffeq":
+        import torch
+
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.set_default_device("cuda" if device == "gpu" else "cpu")
+    elif library in ("diffrax", "jax"):
+        import jax
+
+        jax.config.update("jax_platforms", "cuda" if device == "gpu" else "cpu")
+        jax.config.update(
+            "jax_default_matmul_precision",
+            "tensorfloat32" if tf32 else "float32",
+        )
+    else:
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(tf32)
+        found = tf.config.list_physical_devices("GPU")
+        if device == "cpu":
+            tf.config.set_visible_devices([], "GPU")
+        elif not found:
+            raise RuntimeError("TensorFlow finds no GPU.")
 
 
 def data(width, batch):
@@ -86,6 +120,8 @@ def ours(arrays, jit_compile=False):
         "rk4, 4 steps": solvers.RungeKutta4(4),
         "rk4, 10 steps": solvers.RungeKutta4(10),
         "rk4, 20 steps": solvers.RungeKutta4(20),
+        "rk38, 10 steps": solvers.KuttaThreeEighths(10),
+        "rk38, 20 steps": solvers.KuttaThreeEighths(20),
         "dopri5, 10 steps": solvers.DormandPrince5(10),
         "per sample, rtol 1e-03": solvers.PerSampleDormandPrince(1e-3, 1e-6),
         "per sample, rtol 1e-06": solvers.PerSampleDormandPrince(1e-6, 1e-9),
@@ -112,9 +148,47 @@ def ours(arrays, jit_compile=False):
         return chain
 
     cases = {name: solve_with(solver) for name, solver in grids.items()}
-    cases |= {f"floor, {stages} stages": floor(stages) for stages in (20, 40)}
+    cases |= {f"floor, {stages} stages": floor(stages) for stages in STAGES}
     cases["rk4, 10 steps, by tape"] = by_tape(grids["rk4, 10 steps"])
-    return tensorflow_cases(arrays, cases, jit_compile)
+    return tensorflow_cases(arrays, cases, jit_compile) | {
+        f"products, {stages} stages": tensorflow_products(
+            arrays, stages, jit_compile
+        )
+        for stages in STAGES
+    }
+
+
+def tensorflow_products(arrays, stages, jit_compile):
+    """The matrix products alone, those of the gradient in the second one."""
+    import tensorflow as tf
+
+    u, kernel, _ = map(tf.constant, arrays)
+
+    def forward(u, kernel):
+        for _ in range(stages):
+            u = tf.matmul(u, kernel, transpose_b=True)
+        return u
+
+    def both(u, kernel):
+        states, zetas = [u], []
+        for _ in range(stages):
+            states.append(tf.matmul(states[-1], kernel, transpose_b=True))
+        zetas.append(states.pop())
+        for _ in range(stages):
+            zetas.append(tf.matmul(zetas[-1], kernel))
+        return tf.add_n(
+            [
+                tf.matmul(zeta, y, transpose_a=True)
+                for zeta, y in zip(zetas, reversed(states), strict=False)
+            ]
+        ), zetas[-1]
+
+    def compiled(f):
+        f = tf.function(f, jit_compile=jit_compile, autograph=False)
+        f = f.get_concrete_function(u, kernel)
+        return lambda: [x.numpy() for x in tf.nest.flatten(f(u, kernel))]
+
+    return compiled(forward), compiled(both)
 
 
 def tfp(arrays, jit_compile=False):
@@ -229,7 +303,7 @@ def jax(arrays):
 
         return chain
 
-    cases = {f"floor, {stages} stages": floor(stages) for stages in (20, 40)}
+    cases = {f"floor, {stages} stages": floor(stages) for stages in STAGES}
     return jax_cases(arrays, {"rk4, 10 steps": rk4, **cases})
 
 
@@ -254,31 +328,68 @@ def torchdiffeq(arrays):
 
     field = Field()
 
-    def case(integrator, **options):
+    def case(solve):
         def forward():
             with torch.no_grad():
-                return [integrator(field, u, span, **options)[1].numpy()]
+                return [solve().cpu().numpy()]
 
         def both():
-            end = integrator(field, u, span, **options)[1]
-            total = (end**2).sum()
+            total = (solve() ** 2).sum()
             gradients = torch.autograd.grad(total, (u, *field.parameters()))
-            return [g.numpy() for g in gradients]
+            return [g.cpu().numpy() for g in gradients]
 
         return forward, both
 
+    def integrated(integrator, **options):
+        return case(lambda: integrator(field, u, span, **options)[1])
+
+    def floor(stages):
+        def chain():
+            value = u
+            for _ in range(stages):
+                value = field(0.0, value)
+            return value
+
+        return chain
+
+    def products(stages):
+        def forward():
+            value = u
+            for _ in range(stages):
+                value = value @ kernel.T
+            return value
+
+        def both():
+            states, total = [u], 0.0
+            for _ in range(stages):
+                states.append(states[-1] @ kernel.T)
+            zeta = states.pop()
+            for state in reversed(states):
+                total, zeta = total + zeta.T @ state, zeta @ kernel
+            return total, zeta
+
+        @torch.no_grad()
+        def run(function):
+            return [x.cpu().numpy() for x in function()]
+
+        return lambda: run(lambda: [forward()]), lambda: run(both)
+
     cases = {}
-    for method in ("euler", "rk4"):
+    # Its "rk4" is the 3/8 rule.
+    for name, method in (("euler", "euler"), ("rk38", "rk4")):
         for steps in (10, 20):
-            cases[f"{method}, {steps} steps"] = case(
+            cases[f"{name}, {steps} steps"] = integrated(
                 odeint, method=method, options={"step_size": 1 / steps}
             )
     for rtol in TOLERANCES:
         options = {"method": "dopri5", "rtol": rtol, "atol": rtol / 1000}
-        cases[f"dopri5, rtol {rtol:.0e}"] = case(odeint, **options)
-        cases[f"dopri5 adjoint, rtol {rtol:.0e}"] = case(
+        cases[f"dopri5, rtol {rtol:.0e}"] = integrated(odeint, **options)
+        cases[f"dopri5 adjoint, rtol {rtol:.0e}"] = integrated(
             odeint_adjoint, **options
         )
+    for stages in STAGES:
+        cases[f"floor, {stages} stages"] = case(floor(stages))
+        cases[f"products, {stages} stages"] = products(stages)
     return cases
 
 

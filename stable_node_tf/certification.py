@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf import activations, solvers
-from stable_node_tf.layers import StableODELayer
+from stable_node_tf.deep_ode import DeepODELayer
 from stable_node_tf.ode_layer import ODELayer
 from stable_node_tf.piecewise_ode import PiecewiseODELayer
 from stable_node_tf.stability.certificates import (
@@ -30,9 +30,6 @@ _PASS_THROUGH = (
     keras.layers.Reshape,
     keras.layers.Dropout,
 )
-
-
-_ODE_LAYERS = (ODELayer, PiecewiseODELayer)
 
 
 class Certifier(NamedTuple):
@@ -95,10 +92,10 @@ def certifier(model: keras.Model) -> Certifier:
 
     The Lipschitz constant of logit_i - logit_j is the product of those of the
     layers, times |W_i - W_j|₂ for the read-out W. Where all layers are float32
-    or float64, all neural ODEs `StableODELayer` with explicit Euler and
-    activations of this package, the rounding errors of the network as it is
-    computed are bounded too, see `stability.forward_rounding` for what that
-    assumes.
+    or float64, and all neural ODEs are solved by explicit Euler and have
+    `LeakyTanh` or `SmoothLeakyReLU`, the rounding errors of the network as it
+    is computed are bounded too, see `stability.forward_rounding` for what that
+    assumes. Elsewhere `holds_for` says "real arithmetic".
 
     Args:
       model: a functional or sequential model, one layer after the other, out
@@ -119,7 +116,7 @@ def certifier(model: keras.Model) -> Certifier:
     unit = _unit_roundoff(layers)
     factors, state = [1.0], EXACT_INPUT
     for layer in layers[:-1]:
-        if isinstance(layer, _ODE_LAYERS):
+        if isinstance(layer, ODELayer):
             bound, state = _after_ode(layer, state, unit)
         else:
             kernel, bias = _affine(layer)
@@ -255,7 +252,9 @@ def _chain(model: keras.Model) -> list[keras.layers.Layer]:
                 "A certified model must be a chain of layers. Received: layer "
                 f"{layer.name!r} with several inputs, or used several times"
             )
-        if not isinstance(layer, _PASS_THROUGH):
+        if isinstance(layer, PiecewiseODELayer):
+            layers += reversed(layer.pieces)
+        elif not isinstance(layer, _PASS_THROUGH):
             layers.append(layer)
         tensor = inputs
     layers.reverse()
@@ -265,7 +264,7 @@ def _chain(model: keras.Model) -> list[keras.layers.Layer]:
             f"Received: model {model.name!r}"
         )
     for layer in layers:
-        known = isinstance(layer, _ODE_LAYERS) or (
+        known = isinstance(layer, ODELayer) or (
             isinstance(layer, keras.layers.Dense)
             and layer.activation is keras.activations.linear
         )
@@ -283,14 +282,13 @@ def _unit_roundoff(layers: list[keras.layers.Layer]) -> float:
     dtypes = {layer.compute_dtype for layer in layers}
     dtypes |= {layer.variable_dtype for layer in layers}
     known = all(
-        isinstance(layer, StableODELayer)
-        and isinstance(layer.solver, solvers.Euler)
+        isinstance(layer.solver, solvers.Euler)
         and isinstance(
             layer.activation,
             activations.LeakyTanh | activations.SmoothLeakyReLU,
         )
         for layer in layers
-        if isinstance(layer, _ODE_LAYERS)
+        if isinstance(layer, ODELayer)
     )
     if not known or dtypes not in ({"float32"}, {"float64"}):
         return 0.0
@@ -316,19 +314,28 @@ def _after_ode(
         )
     if unit == 0.0:
         return bound.value, state
-    kernel, bias = (
-        keras.ops.convert_to_numpy(weight).astype(np.float64)
-        for weight in (layer.kernel, layer.bias)
+    deep = isinstance(layer, DeepODELayer)
+    kernels, biases = (
+        [keras.ops.convert_to_numpy(w).astype(np.float64) for w in weights]
+        for weights in (
+            (layer.kernels, layer.biases)
+            if deep
+            else ([layer.kernel], [layer.bias])
+        )
     )
+    damping = layer.damping if deep else 0.0
     steps = layer.solver.num_steps
     size = layer.terminal_time / steps
-    origin = np.zeros((1, len(bias)))
+    origin = np.zeros((1, len(biases[-1])))
     norms = [0.0]
     for _ in range(steps):
-        slope = layer.activation(tf.constant(origin @ kernel.T + bias))
-        origin = origin + size * slope.numpy()
+        value = origin
+        for kernel, bias in zip(kernels, biases, strict=True):
+            value = layer.activation(tf.constant(value @ kernel.T + bias))
+            value = value.numpy()
+        origin = origin + size * (value - damping * origin)
         norms.append(float(np.linalg.norm(origin)))
     after = after_euler(
-        state, kernel, bias, size, bound.step, np.array(norms), unit
+        state, kernels, biases, damping, size, bound.step, norms, unit
     )
     return bound.value, after

@@ -1,6 +1,6 @@
 """DeepODELayer: a neural ODE whose vector field has several layers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -80,6 +80,11 @@ class DeepODELayer(ODELayer):
             bias_initializer,
             **kwargs,
         )
+        if not isinstance(widths, Iterable):
+            raise TypeError(
+                "`widths` must be a sequence of integers. "
+                f"Received: widths={widths!r}"
+            )
         self.widths = tuple(check_count(width, "widths") for width in widths)
         if not self.widths:
             raise ValueError(

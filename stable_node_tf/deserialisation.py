@@ -38,5 +38,6 @@ def rebuilt(
 def _reason(error: BaseException) -> str:
     while error.__cause__:  # Keras wraps what a constructor says
         error = error.__cause__
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    said = str(error).rpartition("Exception encountered: ")[-1]
+    lines = said.strip().splitlines() or [type(error).__name__]
     return lines[-1] if len(lines[0]) > 300 else lines[0]

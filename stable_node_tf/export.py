@@ -169,7 +169,7 @@ def export(
         ValueError: if the model has not one input and one output, its output
             is not (batch, classes), its graph calls into Python (such a
             model cannot be served), its logits are NaN, a layer violates its
-            constraints, or `max_batch_size` is not an integer >= 1.
+            constraints, or `max_batch_size` is below 1.
         NotADirectoryError: if `directory` is a file.
 
     Example:

@@ -123,32 +123,6 @@ class StableODELayer(ODELayer):
                 self.total_perturbation,
             )
 
-    def solver_statistics(self, inputs) -> solvers.StepStatistics:
-        """Says what the step control did for each row of a batch.
-
-        Args:
-          inputs: u(0), finite, of shape (batch, d).
-
-        Returns:
-          `solvers.StepStatistics`, whose tensors have the shape (batch,).
-
-        Raises:
-          ValueError: if the solver is not `PerSampleDormandPrince`.
-        """
-        if not isinstance(self.solver, solvers.PerSampleDormandPrince):
-            raise ValueError(
-                "`solver` must be PerSampleDormandPrince to have statistics of "
-                f"each row. Received: solver={self.solver!r}"
-            )
-        self._check_built()
-        return self.solver.solve(
-            self._field,
-            0.0,
-            tf.cast(inputs, self.variable_dtype),
-            [self.terminal_time],
-            constants=self._constants(),
-        ).diagnostics
-
     def _constants(self):
         return {
             "kernel": tf.convert_to_tensor(self.kernel),

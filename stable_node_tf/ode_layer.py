@@ -133,6 +133,35 @@ class ODELayer(keras.layers.Layer):
         )
         return tf.cast(state, self.compute_dtype)
 
+    def solver_statistics(self, inputs) -> solvers.StepStatistics:
+        """Says what the step control did for each row of a batch.
+
+        Args:
+          inputs: u(0), finite, of shape (batch, d).
+
+        Returns:
+          `solvers.StepStatistics`, whose tensors have the shape (batch,).
+
+        Raises:
+          ValueError: if the solver is not `PerSampleDormandPrince`, or the
+            layer has no weights yet.
+          tf.errors.InvalidArgumentError: if `inputs` are not finite.
+        """
+        if not isinstance(self.solver, solvers.PerSampleDormandPrince):
+            raise ValueError(
+                "`solver` must be PerSampleDormandPrince to have statistics of "
+                f"each row. Received: solver={self.solver!r}"
+            )
+        self._check_built()
+        inputs = tf.cast(inputs, self.variable_dtype)
+        return self.solver.solve(
+            self._field,
+            0.0,
+            tf.debugging.assert_all_finite(inputs, "`inputs` must be finite"),
+            [self.terminal_time],
+            constants=self._constants(),
+        ).diagnostics
+
     def compute_output_shape(self, input_shape):
         """Returns the shape of the input."""
         return input_shape

@@ -6,8 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from stable_node_tf.ode_layer import StabilityReport
-from stable_node_tf.solver_bounds import LipschitzBound
+from stable_node_tf.deserialisation import rebuilt
+from stable_node_tf.ode_layer import ODELayer, StabilityReport
+from stable_node_tf.solver_bounds import LipschitzBound, counted
+from stable_node_tf.solvers.per_sample import StepStatistics, total_statistics
 from stable_node_tf.stability.certificates import network_lipschitz
 from stable_node_tf.stability.checks import check_count, check_number
 
@@ -48,12 +50,10 @@ class PiecewiseODELayer(keras.layers.Layer):
     """
 
     def __init__(self, layer, num_pieces: int = 2, **kwargs) -> None:
-        if not hasattr(layer, "lipschitz_bound") or not hasattr(
-            layer, "terminal_time"
-        ):
+        if not isinstance(layer, ODELayer):
             raise TypeError(
-                "`layer` must be a StableODELayer or another layer of this "
-                f"package with a terminal time. Received: layer={layer!r}"
+                "`layer` must be a StableODELayer or a DeepODELayer. "
+                f"Received: layer={layer!r}"
             )
         if layer.built:
             raise ValueError(
@@ -128,6 +128,27 @@ class PiecewiseODELayer(keras.layers.Layer):
             states.append(self.pieces[index].trajectory(starts[index], [rest]))
         return tf.concat(states, axis=0)
 
+    def solver_statistics(self, inputs) -> StepStatistics:
+        """Says what the step control did for each row, over all pieces.
+
+        Args:
+          inputs: u(0), finite, of shape (batch, d).
+
+        Returns:
+          `solvers.StepStatistics`: sums over the pieces, `last_step` that of
+          the last one.
+
+        Raises:
+          ValueError: if the solver is not `PerSampleDormandPrince`, or the
+            layer has no weights yet.
+          tf.errors.InvalidArgumentError: if `inputs` are not finite.
+        """
+        parts = []
+        for piece in self.pieces:
+            parts.append(piece.solver_statistics(inputs))
+            inputs = piece(inputs)
+        return total_statistics(parts)
+
     def stability(self, **kwargs) -> StabilityReport:
         """Bounds the mean of the δ(A_i) and says what follows from it.
 
@@ -144,7 +165,7 @@ class PiecewiseODELayer(keras.layers.Layer):
             upper,
             self.delta_bar,
             network_lipschitz(*(report.lipschitz_bound for report in reports)),
-            f"{self.num_pieces} pieces, each: {reports[0].holds_for}",
+            self._each(reports[0].holds_for),
         )
 
     def delta_bounds(self, **kwargs) -> tuple[float, float]:
@@ -161,9 +182,12 @@ class PiecewiseODELayer(keras.layers.Layer):
         steps = [bound.step for bound in bounds]
         return LipschitzBound(
             network_lipschitz(*(bound.value for bound in bounds)),
-            f"{self.num_pieces} pieces, each: {bounds[0].holds_for}",
+            self._each(bounds[0].holds_for),
             None if None in steps else max(steps),
         )
+
+    def _each(self, holds_for: str) -> str:
+        return f"{counted(self.num_pieces, 'piece')}, each: {holds_for}"
 
     def assert_constraints(self) -> None:
         """Raises unless every piece is proven to satisfy its constraint.
@@ -185,7 +209,9 @@ class PiecewiseODELayer(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "PiecewiseODELayer":
         """Builds the layer that `get_config` described."""
-        layer = keras.saving.deserialize_keras_object(config["layer"])
+        layer = config["layer"]
+        if isinstance(layer, dict):
+            layer = rebuilt("layer", layer)
         return cls(**{**config, "layer": layer})
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf.certification import Certifier
+from stable_node_tf.stability.checks import check_count
 
 DEFAULT = "serving_default"
 CERTIFY = "certify"
@@ -74,7 +75,8 @@ def signatures(
       Signatures by name.
 
     Raises:
-      ValueError: if `max_batch_size` is not an integer >= 1.
+      TypeError: if `max_batch_size` is not an integer.
+      ValueError: if it is below 1.
 
     >>> spec = tf.TensorSpec([None, 1, 2, 1], tf.float32, "image")
     >>> served = signatures(lambda x: tf.reshape(x, [-1, 2]), spec)
@@ -86,11 +88,7 @@ def signatures(
     >>> from_bytes.function(from_bytes.example)["logits"].numpy()
     array([[0., 1.]], dtype=float32)
     """
-    if not isinstance(max_batch_size, int) or max_batch_size < 1:
-        raise ValueError(
-            "max_batch_size must be an integer >= 1. "
-            f"Received: max_batch_size={max_batch_size!r}"
-        )
+    max_batch_size = check_count(max_batch_size, "max_batch_size")
     # Traced once, however many signatures share it.
     logits_of = tf.function(
         network, input_signature=[input_spec], autograph=False

@@ -62,7 +62,7 @@ def solver_lipschitz(
 
     >>> from stable_node_tf import Euler
     >>> solver_lipschitz(Euler(1), [[-1.0]], 0.5, 1.0, -0.5).holds_for
-    'Euler with 1 steps'
+    'Euler with 1 step'
     """
     norm = spectral_norm_bound(matrix)
     if not _is_explicit(solver):
@@ -105,7 +105,7 @@ def field_lipschitz(
         return LipschitzBound(flow, "exact flow (not its discretisation)", None)
     steps = solver.num_steps
     size = terminal_time / steps
-    name = f"{type(solver).__name__} with {steps} steps"
+    name = f"{type(solver).__name__} with {counted(steps, 'step')}"
     if midpoint:
         step = implicit_midpoint_step_lipschitz(delta, norm, size)
         name += ", their equations solved exactly"
@@ -121,6 +121,15 @@ def field_lipschitz(
             euler, norm, size, tableau.coefficients, tableau.weights
         )
     return LipschitzBound(repeated_lipschitz(step, steps), name, step)
+
+
+def counted(count: int, noun: str) -> str:
+    """Puts a number before a noun.
+
+    >>> counted(1, "step"), counted(20, "step")
+    ('1 step', '20 steps')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _is_explicit(solver: Any) -> bool:

@@ -35,6 +35,8 @@ ARGUMENTS = {
         "kernel_initializer",
         "bias_initializer",
     ],
+    sn.DeepODELayer: ["widths", "delta_bar", "damping", "solver"],
+    sn.PiecewiseODELayer: ["layer"],
     sn.LogNormConstraint: ["delta_bar", "alpha", "step"],
     sn.SpectralNormConstraint: ["max_norm"],
     sn.MarginCrossentropy: ["scale"],
@@ -44,8 +46,11 @@ ARGUMENTS = {
     solvers.Euler: ["num_steps"],
     solvers.RungeKutta4: ["num_steps"],
     solvers.ImplicitMidpoint: ["num_steps"],
+    solvers.PerSampleDormandPrince: ["rtol", "atol", "max_num_steps"],
 }
 VALID = {
+    sn.DeepODELayer: {"widths": (3,)},
+    sn.PiecewiseODELayer: {"layer": sn.StableODELayer()},
     sn.LogNormConstraint: {"delta_bar": 0.0, "alpha": 0.1},
     sn.SpectralNormConstraint: {"max_norm": 1.0},
     sn.MarginCrossentropy: {"scale": 1.0},

@@ -11,6 +11,7 @@ WITH_BOUND = [
     solvers.Euler,
     solvers.SSPRungeKutta3,
     solvers.RungeKutta4,
+    solvers.KuttaThreeEighths,
     solvers.ImplicitMidpoint,
 ]
 
@@ -51,6 +52,7 @@ def test_no_two_solutions_violate_the_bound(solver_class, shift, num_steps):
         (solvers.Euler, 0.2),
         (solvers.SSPRungeKutta3, 0.2),
         (solvers.RungeKutta4, 0.4),
+        (solvers.KuttaThreeEighths, 0.8),
         (solvers.ImplicitMidpoint, 1e-3),
     ],
 )

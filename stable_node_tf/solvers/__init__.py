@@ -18,6 +18,7 @@ from stable_node_tf.solvers.runge_kutta import (
     DormandPrince5,
     Euler,
     ExplicitRungeKutta,
+    KuttaThreeEighths,
     RungeKutta4,
     SSPRungeKutta3,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "ExplicitRungeKutta",
     "FixedGrid",
     "ImplicitMidpoint",
+    "KuttaThreeEighths",
     "LayerField",
     "PerSampleDormandPrince",
     "RungeKutta4",

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -41,14 +41,16 @@ class _Diagnostics(
 class FixedGrid(ode.Solver):
     """A one-step method with `num_steps` equal steps.
 
-    A subclass says how to take one step, and from how many stages.
+    A subclass says how to take one step, from how many stages, and whether a
+    step is so small a piece of a graph that a few may be unrolled.
 
     Args:
       num_steps: steps per interval between solution times, at least 1.
       checkpointed: if true, only about √num_steps states are kept for the
         gradient, and the steps between them are taken again. Then there are
-        gradients with respect to the state and `constants` only, and memory
-        is saved within a `tf.function` only.
+        gradients with respect to the state and `constants` only, memory is
+        saved within a `tf.function` only, and evaluations are counted as
+        `num_stages` a step, which for an implicit scheme are too few.
 
     Raises:
       TypeError: if `num_steps` is not an integer.
@@ -56,6 +58,7 @@ class FixedGrid(ode.Solver):
     """
 
     num_stages: int
+    unrolls: ClassVar[bool] = True
 
     def __init__(self, num_steps: int = 20, checkpointed: bool = False) -> None:
         self.num_steps = check_count(num_steps, "num_steps")
@@ -192,7 +195,7 @@ class FixedGrid(ode.Solver):
             )
 
         def run(first: Any, state: Any, constants: Any, steps: int) -> Any:
-            if steps * self.num_stages <= MAX_UNROLLED_STAGES:
+            if self.unrolls and steps * self.num_stages <= MAX_UNROLLED_STAGES:
                 counts: Any = 0
                 for index in range(steps):
                     state, count = take(first + index, state, constants)

@@ -9,9 +9,8 @@ import tensorflow as tf
 from stable_node_tf.solvers.fixed_grid import FixedGrid, OdeFn
 
 _MAX_FACTORISATIONS = 50
-# Of the three iterations that share a Jacobian: lengths tried, each.
-_LENGTHS = (tuple(4.0**-k for k in range(6)), (1.0,), (1.0,))
-_EVALUATIONS_EACH = 1 + sum(map(len, _LENGTHS))
+# Of the three iterations that share a Jacobian: lengths that each may have.
+_LENGTHS = (6, 1, 1)
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
@@ -25,9 +24,9 @@ class ImplicitMidpoint(FixedGrid):
     inverted per row and step, two to three times: far more work than an
     explicit step. Rows with NaN give NaN.
 
-    Newton's method is damped: a Jacobian serves three iterations, the first one
-    of the length, out of 1, 1/4, ..., 1/1024, that leaves the smallest
-    residual, and none may increase it.
+    Newton's method is damped: a Jacobian serves three iterations, none of which
+    may increase the residual of a row; in the first one, rows whose residual is
+    not halved by the full length try 1/4, 1/16, ..., 1/1024 of it as well.
 
     Gradients are those of the implicit equation, first and second derivatives
     alike. See `FixedGrid.solve` and `FixedGrid`.
@@ -50,6 +49,7 @@ class ImplicitMidpoint(FixedGrid):
     """
 
     num_stages = 1
+    unrolls = False
 
     def _step(
         self,
@@ -82,23 +82,30 @@ class ImplicitMidpoint(FixedGrid):
         fixed = tf.stop_gradient(state)
         tolerance = 100 * np.finfo(state.dtype.as_numpy_dtype).eps
 
-        def newton(count: Any, y: tf.Tensor, done: tf.Tensor) -> Any:
-            inverse, residual = inverse_at(y), residual_at(y, fixed)
+        def newton(
+            count: Any, y: tf.Tensor, residual: tf.Tensor, done: tf.Tensor
+        ) -> Any:
+            inverse = inverse_at(y)
             for lengths in _LENGTHS:
                 change = tf.linalg.matvec(inverse, residual)
                 arrived = _largest(change) <= tolerance * (1 + _largest(y))
-                for ahead in [y - length * change for length in lengths]:
-                    left = residual_at(ahead, fixed)
-                    better = ~done & (_length(left) < _length(residual))
-                    y = tf.where(better, ahead, y)
-                    residual = tf.where(better, left, residual)
+                tried, y, residual = _shortened(
+                    lambda y: residual_at(y, fixed),
+                    y,
+                    residual,
+                    change,
+                    lengths,
+                    waiting=~done,
+                    hopeless=arrived,
+                )
+                count += tried
                 done |= arrived
-            return count + 1, y, done
+            return count, y, residual, done
 
-        count, y, done = tf.while_loop(
-            lambda count, y, done: ~tf.reduce_all(done),
+        count, y, _, done = tf.while_loop(
+            lambda count, y, residual, done: ~tf.reduce_all(done),
             newton,
-            (tf.constant(0), fixed, ~rows),
+            (tf.constant(1), fixed, residual_at(fixed, fixed), ~rows),
             maximum_iterations=_MAX_FACTORISATIONS,
         )
         check = tf.debugging.Assert(
@@ -117,9 +124,47 @@ class ImplicitMidpoint(FixedGrid):
         for _ in range(2):
             y = y - tf.linalg.matvec(inverse, residual_at(y, state))
         nan = tf.constant(np.nan, y.dtype)
-        return tf.where(rows & done, 2 * y - state, nan), (
-            _EVALUATIONS_EACH * count + 2
-        )
+        return tf.where(rows & done, 2 * y - state, nan), count + 2
+
+
+def _shortened(
+    residual_at: Any,
+    y: tf.Tensor,
+    residual: tf.Tensor,
+    change: tf.Tensor,
+    lengths: int,
+    waiting: tf.Tensor,
+    hopeless: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Subtracts `change`, shortened where that is better.
+
+    Returns the number of evaluations, and y and its residual. A row takes the
+    best of the lengths up to the first one that halves its residual, and stays
+    where it is if none is better, however many the other rows need; `hopeless`
+    rows try the full one only.
+    """
+    start, goal = y, _length(residual) / 2
+
+    def attempt(
+        tried: Any, y: tf.Tensor, residual: tf.Tensor, waiting: tf.Tensor
+    ) -> Any:
+        quarter = tf.constant(0.25, y.dtype)
+        ahead = start - change * tf.pow(quarter, tf.cast(tried, y.dtype))
+        left = residual_at(ahead)
+        better = waiting & (_length(left) < _length(residual))
+        y = tf.where(better, ahead, y)
+        residual = tf.where(better, left, residual)
+        return tried + 1, y, residual, waiting & (_length(residual) > goal)
+
+    tried, y, residual, waiting = attempt(tf.constant(0), y, residual, waiting)
+    if lengths == 1:
+        return tried, y, residual
+    return tf.while_loop(
+        lambda tried, y, residual, waiting: tf.reduce_any(waiting),
+        attempt,
+        (tried, y, residual, waiting & ~hopeless),
+        maximum_iterations=lengths - 1,
+    )[:3]
 
 
 def _largest(x: tf.Tensor) -> tf.Tensor:

@@ -180,18 +180,18 @@ class PerSampleDormandPrince(ode.Solver):
         constants = tf.nest.map_structure(
             lambda c: in_dtype(c, state.dtype), dict(constants or {})
         )
-        states, totals = [], None
+        states, parts = [], []
         for end in tf.unstack(times):
             state, statistics = self._advance(
                 ode_fn, start, end, state, constants
             )
             states.append(state)
-            totals = _add(totals, statistics)
+            parts.append(statistics)
             start = end
         return ode.Results(
             times=times,
             states=tf.stack(states),
-            diagnostics=totals,
+            diagnostics=total_statistics(parts),
             solver_internal_state=(),
         )
 
@@ -438,15 +438,19 @@ def _once_differentiable(gradient: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _add(
-    totals: StepStatistics | None, statistics: StepStatistics
-) -> StepStatistics:
-    if totals is None:
-        return statistics
+def total_statistics(parts: list[StepStatistics]) -> StepStatistics:
+    """Sums the statistics of solves one after another, each from the last end.
+
+    Args:
+      parts: at least one, all for the same batch.
+    """
+    evaluations, accepted, rejected, last_steps, status = zip(
+        *parts, strict=True
+    )
     return StepStatistics(
-        totals.num_ode_fn_evaluations + statistics.num_ode_fn_evaluations,
-        totals.accepted + statistics.accepted,
-        totals.rejected + statistics.rejected,
-        statistics.last_step,
-        tf.minimum(totals.status, statistics.status),
+        tf.add_n(evaluations),
+        tf.add_n(accepted),
+        tf.add_n(rejected),
+        last_steps[-1],
+        tf.reduce_min(tf.stack(status), axis=0),
     )

@@ -19,6 +19,7 @@ from stable_node_tf.solvers.per_sample import PerSampleDormandPrince
 from stable_node_tf.solvers.runge_kutta import (
     DormandPrince5,
     Euler,
+    KuttaThreeEighths,
     RungeKutta4,
     SSPRungeKutta3,
 )
@@ -27,6 +28,7 @@ _BY_NAME: dict[str, Callable[[], ode.Solver]] = {
     "euler": Euler,
     "ssprk3": SSPRungeKutta3,
     "rk4": RungeKutta4,
+    "rk38": KuttaThreeEighths,
     "rk5": DormandPrince5,
     "implicit_midpoint": ImplicitMidpoint,
     "dormand_prince": functools.partial(
@@ -54,11 +56,12 @@ def get(identifier: str | dict[str, Any] | ode.Solver) -> ode.Solver:
     """Returns the solver that `identifier` stands for.
 
     Args:
-      identifier: "euler", "ssprk3", "rk4", "rk5" or "implicit_midpoint"
-        (20 steps); "dormand_prince", "bdf" or "dormand_prince_per_sample"
-        (rtol 1e-5, atol 1e-6, at most 1000 steps, the last one 200; BDF's
-        gradients by Dormand-Prince); a `tfp.math.ode.Solver`, which passes
-        through; or what `serialize` returned.
+      identifier: "euler", "ssprk3", "rk4", "rk38", "rk5" or
+        "implicit_midpoint" (20 steps); "dormand_prince", "bdf" or
+        "dormand_prince_per_sample" (rtol 1e-5, atol 1e-6, at most 1000 steps,
+        the last one 200; BDF's gradients by Dormand-Prince); a
+        `tfp.math.ode.Solver`, which passes through; or what `serialize`
+        returned.
 
     Raises:
       ValueError: if the name, or the class in the dictionary, is not known.

@@ -11,7 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from stable_node_tf.stability.checks import check_number, check_positive
+from stable_node_tf.stability.checks import (
+    check_count,
+    check_number,
+    check_positive,
+)
 from stable_node_tf.stability.rounding import (
     largest_eigenvalue_above,
     norm_of_rounding,
@@ -99,7 +103,8 @@ def euler_lipschitz(
       num_steps: N >= 1.
 
     Raises:
-      ValueError: if `num_steps` is not a positive integer or T not positive.
+      TypeError: if `num_steps` is not an integer.
+      ValueError: if it is below 1, or T not positive.
 
     >>> round(euler_lipschitz(1.0, 1.0, 1.0, 1), 9)
     2.0
@@ -249,12 +254,13 @@ def repeated_lipschitz(step_bound: float, num_steps: int) -> float:
       A float, infinite where the constant exceeds the largest one.
 
     Raises:
-      ValueError: if `num_steps` is not a positive integer.
+      TypeError: if `num_steps` is not an integer.
+      ValueError: if it is below 1.
 
     >>> 8.0 <= repeated_lipschitz(2.0, 3) < 8.000001
     True
     """
-    _check_num_steps(num_steps)
+    check_count(num_steps, "num_steps")
     try:
         return _padded(step_bound**num_steps, 8 * num_steps)
     except OverflowError:
@@ -287,13 +293,6 @@ def _padded(bound: float, operations: int) -> float:
 
 
 def _step_size(terminal_time: float, num_steps: int) -> float:
-    _check_num_steps(num_steps)
-    return check_positive(terminal_time, "terminal_time") / num_steps
-
-
-def _check_num_steps(num_steps: int) -> None:
-    if num_steps < 1:
-        raise ValueError(
-            "`num_steps` must be a positive integer. "
-            f"Received: num_steps={num_steps}"
-        )
+    return check_positive(terminal_time, "terminal_time") / check_count(
+        num_steps, "num_steps"
+    )

@@ -7,6 +7,7 @@ precision inside matrix products (TF32, bfloat16).
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -85,48 +86,91 @@ def after_dense(
 
 def after_euler(
     state: Computed,
-    kernel: np.ndarray,
-    bias: np.ndarray,
+    kernels: Sequence[np.ndarray],
+    biases: Sequence[np.ndarray],
+    damping: float,
     step: float,
     step_lipschitz: float,
-    origin_norms: np.ndarray,
+    origin_norms: Sequence[float],
     unit: float,
 ) -> Computed:
-    """The state after N steps u + hσ(Au + b) of explicit Euler, σ(0) = 0.
+    """The state after N steps u + hf(u) of explicit Euler.
 
-    With γ the Lipschitz constant of one step in real arithmetic, the error
-    obeys e⁺ <= γe + local. The norm of u_k in real arithmetic is at most
-    γ^k |u_0| plus that of the solution from the origin after k steps.
+    f(u) = σ(A_k σ(⋯ σ(A_1 u + b_1) ⋯) + b_k) - cu with σ(0) = 0. With γ the
+    Lipschitz constant of one step in real arithmetic, the error obeys
+    e⁺ <= γe + local. The norm of u_k in real arithmetic is at most γ^k |u_0|
+    plus that of the solution from the origin after k steps.
 
     Args:
       state: before the first step.
-      kernel: A, of shape (d, d).
-      bias: b, of shape (d,).
+      kernels: A_1, ..., A_k, each of shape (heights of A_i, of A_(i-1)).
+      biases: b_1, ..., b_k.
+      damping: c >= 0.
       step: h.
       step_lipschitz: γ.
-      origin_norms: of shape (N + 1,), the norms of the solution from 0.
+      origin_norms: N + 1 numbers, the norms of the solution from 0.
       unit: u, as in `after_dense`.
 
-    >>> A, b = -np.eye(2), np.zeros(2)
-    >>> after = after_euler(EXACT_INPUT, A, b, 0.1, 1.0, [0.0] * 3, 2.0**-24)
-    >>> bool(0.0 < after.error.slope < 2e-6)
+    >>> A, b = [-np.eye(2)], [np.zeros(2)]
+    >>> norms = [0.0] * 3
+    >>> end = after_euler(EXACT_INPUT, A, b, 0.0, 0.1, 1.0, norms, 2.0**-24)
+    >>> bool(0.0 < end.error.slope < 2e-6)
     True
     """
-    shift = float(np.linalg.norm(bias))
-    norm = spectral_norm_bound(kernel)
-    absolute = spectral_norm_bound(np.abs(kernel))
-    gamma = _gamma(len(kernel) + 2, unit)
+    layers = [
+        _Layer(
+            spectral_norm_bound(kernel),
+            _gamma(kernel.shape[1] + 2, unit)
+            * spectral_norm_bound(np.abs(kernel)),
+            float(np.linalg.norm(bias)),
+            _gamma(kernel.shape[1] + 2, unit),
+        )
+        for kernel, bias in zip(kernels, biases, strict=True)
+    ]
     error, reach = state.error, 1.0
     size, start = state.size, state.size + state.error
     for origin in origin_norms[1:]:
-        slope = norm * size + shift
-        local = (step * gamma) * (absolute * size + shift)
-        local += (step * unit * (_ACTIVATION_ROUNDINGS + 4)) * slope
-        local += unit * (size + step * slope)
+        field = _field(size, layers, damping, unit)
+        local = step * field.error + (4 * step * unit) * field.size
+        local += unit * (size + step * field.size)
         error = step_lipschitz * error + _SECOND_ORDER * local
         reach *= step_lipschitz
         size = reach * start + _SECOND_ORDER * float(origin) + error
     return Computed(size, error)
+
+
+class _Layer(NamedTuple):
+    """What is used of a layer σ(Ay + b) of a vector field.
+
+    Attributes:
+      norm: |A|₂.
+      rounding: γ_(n+2) times the norm of |A|.
+      shift: |b|.
+      gamma: γ_(n+2).
+    """
+
+    norm: float
+    rounding: float
+    shift: float
+    gamma: float
+
+
+def _field(
+    size: Affine, layers: Sequence[_Layer], damping: float, unit: float
+) -> Computed:
+    """f(u) at a floating-point state u whose norm is at most `size`."""
+    value = Computed(size, Affine(0.0, 0.0))
+    for layer in layers:
+        real = layer.norm * value.size + layer.shift
+        local = layer.rounding * value.size + layer.gamma * layer.shift
+        local += (_ACTIVATION_ROUNDINGS * unit) * (real + local)
+        value = Computed(real + local, layer.norm * value.error + local)
+    if damping == 0.0:
+        return value
+    pull = damping * size
+    return Computed(
+        value.size + pull, value.error + unit * (value.size + 4.0 * pull)
+    )
 
 
 def pair_errors(

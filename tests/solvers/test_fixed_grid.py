@@ -8,6 +8,7 @@ import tensorflow_probability as tfp
 from stable_node_tf.solvers import (
     DormandPrince5,
     Euler,
+    KuttaThreeEighths,
     RungeKutta4,
     SSPRungeKutta3,
     integrate,
@@ -15,7 +16,13 @@ from stable_node_tf.solvers import (
 
 ode = tfp.math.ode
 
-ORDERS = {Euler: 1, SSPRungeKutta3: 3, RungeKutta4: 4, DormandPrince5: 5}
+ORDERS = {
+    Euler: 1,
+    SSPRungeKutta3: 3,
+    RungeKutta4: 4,
+    KuttaThreeEighths: 4,
+    DormandPrince5: 5,
+}
 
 
 def layer_fn(time, state, kernel, bias):

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from scipy.integrate import solve_ivp
 
-from stable_node_tf import LeakyTanh, StableODELayer
+from stable_node_tf import LeakyTanh
 from stable_node_tf import export as export_lib
 from stable_node_tf.models import ode_classifier
 from stable_node_tf.solvers import (
@@ -172,15 +172,6 @@ def test_bad_arguments_are_refused():
         solver.solve(FIELD, 0.0, tf.ones((1, 1)), 1.0)
     with pytest.raises(ValueError, match=r"\(batch, d\)"):
         solver.solve(FIELD, 0.0, tf.ones(1), [1.0])
-
-
-def test_statistics_of_a_layer():
-    layer = StableODELayer(delta_bar=0.0, solver="dormand_prince_per_sample")
-    statistics = layer.solver_statistics(layer(np.ones((3, 4), "float32")))
-    assert statistics.accepted.shape == (3,)
-    assert (statistics.accepted.numpy() > 0).all()
-    with pytest.raises(ValueError, match="PerSampleDormandPrince"):
-        StableODELayer().solver_statistics(np.ones((3, 4), "float32"))
 
 
 SCRIPT = """

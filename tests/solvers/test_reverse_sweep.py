@@ -20,6 +20,7 @@ from stable_node_tf.models import ode_classifier
 from stable_node_tf.solvers import (
     DormandPrince5,
     Euler,
+    KuttaThreeEighths,
     LayerField,
     RungeKutta4,
     SSPRungeKutta3,
@@ -78,6 +79,7 @@ def assert_close(actual, expected, rtol):
         (Euler(4), "eager"),
         (SSPRungeKutta3(3), "graph"),
         (RungeKutta4(2), "graph"),
+        (KuttaThreeEighths(2), "graph"),
         (Euler(3), "xla"),
         (DormandPrince5(2), "looped"),
     ],

@@ -13,6 +13,7 @@ from stable_node_tf.solvers import (
     DormandPrince5,
     Euler,
     ImplicitMidpoint,
+    KuttaThreeEighths,
     PerSampleDormandPrince,
     RungeKutta4,
     SSPRungeKutta3,
@@ -26,6 +27,7 @@ NAMES = [
     "euler",
     "ssprk3",
     "rk4",
+    "rk38",
     "rk5",
     "implicit_midpoint",
     "dormand_prince",
@@ -61,6 +63,7 @@ def test_serialised_solvers_come_back(name):
     [
         Euler(7),
         RungeKutta4(9),
+        KuttaThreeEighths(6),
         SSPRungeKutta3(2),
         DormandPrince5(3),
         ImplicitMidpoint(4, checkpointed=True),

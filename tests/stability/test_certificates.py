@@ -84,6 +84,12 @@ def test_refuses(call, message):
         call()
 
 
+@pytest.mark.parametrize("num_steps", [2.5, True, "2"])
+def test_steps_that_are_no_count(num_steps):
+    with pytest.raises(TypeError, match="num_steps"):
+        euler_lipschitz(0.0, 1.0, 1.0, num_steps)
+
+
 def test_bounds_are_not_below_exact_arithmetic():
     """Against 60 digits, where cancellation and underflow are worst."""
     generator = np.random.default_rng(3)
