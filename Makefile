@@ -61,7 +61,7 @@ $(STAMP): pyproject.toml setup.py
 	@echo "$(VENV) is ready."
 
 data: venv  ## prepare MNIST and FashionMNIST (DATASET=mnist: only that)
-	$(PYTHON) -m trainers.prepare_data $(if $(DATASET),--dataset=$(DATASET)) \
+	$(PYTHON) -m trainers.prepare_data $(if $(DATASET),--datasets=$(DATASET)) \
 	  $(ARGS)
 
 train: venv  ## train one model (DATASET, SEED, ARGS="--delta_bar=0 ...")

@@ -3,6 +3,7 @@
 import re
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -205,9 +206,10 @@ def export(
 def load(directory: str | Path) -> ExportedModel:
     """Reads a SavedModel back.
 
-    Its files are compared with their checksums first, where it has any:
-    TensorFlow would end the process on some damaged graphs. A SavedModel is a
-    program; load those that you trust only.
+    Its files are compared with their checksums first: TensorFlow would end the
+    process on some damaged graphs. Without checksums, as in a SavedModel that
+    `export` has not written, there is a warning. A SavedModel is a program;
+    load those that you trust only.
 
     Args:
         directory: what was given to `export`, of which the highest version is
@@ -233,6 +235,12 @@ def load(directory: str | Path) -> ExportedModel:
     try:
         if (path / checksums.NAME).exists():
             checksums.verify(path)
+        else:
+            warnings.warn(
+                f"{path} has no {checksums.NAME}: if the SavedModel is "
+                "damaged, TensorFlow may end the process without a message.",
+                stacklevel=2,
+            )
         artifact = tf.saved_model.load(str(path))
     except Exception as error:  # the loader raises whatever it trips over
         raise ValueError(

@@ -112,6 +112,16 @@ def test_one_bit_of_the_graph(model, fraction):
         export.load(copy)
 
 
+def test_without_checksums_the_risk_is_named(model):
+    source, copy = model
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(source, copy)
+    (copy / "1" / "SHA256SUMS").unlink()
+    with pytest.warns(UserWarning, match="has no SHA256SUMS: .*may end the"):
+        reloaded = export.load(copy)
+    assert reloaded.predict(IMAGES)["label"].shape == (3,)
+
+
 def test_file_instead_of_a_directory(tmp_path):
     (tmp_path / "model").write_text("not a directory")
     with pytest.raises(FileNotFoundError, match="must not be a file"):

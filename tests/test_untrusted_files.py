@@ -48,6 +48,17 @@ def test_sources_do_not_unpickle(path):
     assert found <= ALLOWED.get(str(path.relative_to(ROOT)), set())
 
 
+def test_saved_models_are_loaded_in_one_place_that_looks_at_checksums():
+    loaded = {
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node).endswith("saved_model.load")
+    }
+    assert loaded == {"stable_node_tf/export.py"}
+
+
 @pytest.mark.parametrize(
     "source",
     [

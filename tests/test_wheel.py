@@ -17,15 +17,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("stable_node_tf", "trainers")
 TREE = (
     *PACKAGES,
-    "CHANGELOG.md",
-    "LICENSE",
-    "MANIFEST.in",
-    "Makefile",
-    "README.md",
-    "pyproject.toml",
-    "setup.py",
-    "tests",
+    *("benchmarks", "docs", "examples", "serving", "tests", "tools"),
+    *(".bazelignore", ".bazelrc", "BUILD", "MODULE.bazel", "WORKSPACE"),
+    *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile"),
+    *("README.md", "mkdocs.yml", "pyproject.toml", "setup.py"),
 )
+LEFT_OUT = ("__pycache__", ".*cache*", ".ipynb_checkpoints")
 BUILD = """
 import sys
 from setuptools import build_meta
@@ -45,6 +42,19 @@ def build(kind, source, destination):
     assert finished.returncode == 0, finished.stderr[-3000:]
 
 
+def files(root):
+    """All but what running and building the package leaves behind."""
+    return {
+        str(path.relative_to(root))
+        for path in root.rglob("*")
+        if path.is_file()
+        and not any(
+            part == "__pycache__" or part.endswith(".egg-info")
+            for part in path.parts
+        )
+    }
+
+
 def modules(root):
     return {
         str(path.relative_to(root))
@@ -55,12 +65,14 @@ def modules(root):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel of the source distribution of this tree."""
+    """The wheel of the source distribution, which holds the whole tree."""
     directory = tmp_path_factory.mktemp("dist")
     tree = tmp_path_factory.mktemp("tree")
     for path in map(ROOT.joinpath, TREE):
         if path.is_dir():
-            shutil.copytree(path, tree / path.name)
+            shutil.copytree(
+                path, tree / path.name, ignore=shutil.ignore_patterns(*LEFT_OUT)
+            )
         else:
             shutil.copy(path, tree)
     build("sdist", tree, directory)
@@ -68,8 +80,7 @@ def wheel(tmp_path_factory):
     with tarfile.open(archive) as file:
         file.extractall(directory, filter="data")
     [source] = [path for path in directory.iterdir() if path.is_dir()]
-    assert (source / "tests" / "test_wheel.py").is_file()
-    assert (source / "CHANGELOG.md").is_file()
+    assert files(source) == files(tree) | {"PKG-INFO", "setup.cfg"}
     build("wheel", source, directory)
     [path] = directory.glob("*.whl")
     with zipfile.ZipFile(path) as file:

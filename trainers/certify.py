@@ -18,11 +18,12 @@ from pathlib import Path
 
 import keras
 import rich
+import tensorflow as tf
 from absl import app, flags, logging
 from rich.table import Table
 
 from stable_node_tf.certification import CertifiedCurve, certified_accuracy
-from trainers import command_line, datasets, report, training
+from trainers import command_line, datasets, distribution, report, training
 from trainers.certified_recipe import CertifiedRecipe
 from trainers.measurement import certified_points, load_model
 
@@ -55,6 +56,7 @@ _DATASET = flags.DEFINE_enum(
 _SET = flags.DEFINE_multi_string(
     "set", [], "Field of the recipe, epochs=3 for example; may be repeated."
 )
+_STRATEGY = command_line.define_strategy(distribution.STRATEGIES)
 
 
 def certify(
@@ -85,6 +87,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         radii = [float(radius) for radius in _RADII.value]
         recipe = CertifiedRecipe.parse(_DATASET.value, _SET.value)
+        strategy = distribution.strategy(_STRATEGY.value)
         data = datasets.load(
             recipe.dataset,
             data_dir=_DATA_DIR.value,
@@ -93,10 +96,14 @@ def main(argv: Sequence[str]) -> None:
         if _MODEL.value:
             model = load_model(_MODEL.value)
         else:
-            model = _train(recipe, data, Path(_OUTPUT.value))
+            model = _train(recipe, data, Path(_OUTPUT.value), strategy)
+        if not distribution.is_chief(strategy):
+            return
+        if _OUTPUT.value:
+            training.save(model, Path(_OUTPUT.value))
         split = data.validation if _VALIDATION.value else data.test
         curve = certify(model, split, radii)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    except command_line.REFUSALS as error:
         sys.exit(f"error: {error}")
     which = "validation" if _VALIDATION.value else "test"
     rich.print(table(curve, f"{recipe.dataset}, {which} images"))
@@ -112,17 +119,19 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _train(
-    recipe: CertifiedRecipe, data: datasets.Dataset, output: Path
+    recipe: CertifiedRecipe,
+    data: datasets.Dataset,
+    output: Path,
+    strategy: tf.distribute.Strategy | None,
 ) -> keras.Model:
-    model = training.train(
+    return training.train(
         recipe,
         data.train,
         output / "checkpoints",
         "validated" if _VALIDATION.value else "certified",
         data.validation if _VALIDATION.value else None,
+        strategy=strategy,
     ).model
-    training.save(model, output)
-    return model
 
 
 def run() -> None:

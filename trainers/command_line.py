@@ -14,6 +14,8 @@ from typing import Any
 
 from absl import app, flags
 
+flags.disclaim_key_flags()  # those defined here are of the module that asks
+
 # What programs say in one line: bad input, files, a package that is missing.
 REFUSALS = (
     ModuleNotFoundError,
@@ -29,6 +31,24 @@ _VALUES = {
     "string": "TEXT",
     "multi string": "TEXT",
 }
+
+
+def define_strategy(names: Sequence[str]) -> flags.FlagHolder[str]:
+    """Defines the flag --strategy of a program that trains.
+
+    Args:
+      names: those of `trainers.distribution.strategy`.
+    """
+    return flags.DEFINE_enum(
+        "strategy",
+        "none",
+        names,
+        "mirrored: train on all devices of this machine. multi_worker: on the "
+        "machines that TF_CONFIG lists, each of which runs this command, with "
+        "a directory for output that they share. The batch is divided among "
+        "them. See docs/training.md.",
+        allow_override=True,
+    )
 
 
 def run(main: Callable[[Sequence[str]], Any]) -> None:

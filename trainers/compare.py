@@ -18,10 +18,18 @@ from pathlib import Path
 import keras
 import numpy as np
 import rich
+import tensorflow as tf
 from absl import app, flags, logging
 
 from stable_node_tf import attacks, evaluation, export
-from trainers import command_line, datasets, pictures, report, training
+from trainers import (
+    command_line,
+    datasets,
+    distribution,
+    pictures,
+    report,
+    training,
+)
 from trainers.attack_suite import attack_curve
 from trainers.measurement import EPSILONS, environment, points
 from trainers.recipe import Recipe
@@ -50,6 +58,7 @@ _EPOCHS = flags.DEFINE_integer(
     1,
     allow_override=True,
 )
+_STRATEGY = command_line.define_strategy(distribution.STRATEGIES)
 _RESULTS = flags.DEFINE_string("results", "results", "Directory of results.")
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Directory of the TFDS data sets.", allow_override=True
@@ -67,32 +76,53 @@ def main(argv: Sequence[str]) -> None:
     if _EPOCHS.value is not None:
         recipe = dataclasses.replace(recipe, epochs=_EPOCHS.value)
     try:
-        compare(recipe, _PRESET.value, Path(_RESULTS.value) / recipe.dataset)
+        compare(
+            recipe,
+            _PRESET.value,
+            Path(_RESULTS.value) / recipe.dataset,
+            distribution.strategy(_STRATEGY.value),
+        )
     except command_line.REFUSALS as error:
         sys.exit(f"error: {error}")
 
 
-def compare(recipe: Recipe, preset: str, directory: Path) -> None:
-    """Trains, exports, attacks and reports on the three variants."""
+def compare(
+    recipe: Recipe,
+    preset: str,
+    directory: Path,
+    strategy: tf.distribute.Strategy | None = None,
+) -> None:
+    """Trains, exports, attacks and reports on the three variants.
+
+    Of several workers all train, and one does the rest.
+    """
     pictures.require_matplotlib()
     data = datasets.load(recipe.dataset, data_dir=_DATA_DIR.value)
-    models, summaries = {}, []
+    trained = {}
     for name, variant in variants(recipe).items():
         print(f"\nTraining {name}")
-        trained = training.train(
-            variant, data.train, directory / "checkpoints", name
+        trained[name] = training.train(
+            variant,
+            data.train,
+            directory / "checkpoints",
+            name,
+            strategy=strategy,
         )
-        models[name] = trained.model
-        summary = describe(name, trained.model, recipe.delta_bar, trained)
+    if not distribution.is_chief(strategy):
+        return
+    models = {name: of.model for name, of in trained.items()}
+    summaries = []
+    for name, model in models.items():
+        summary = describe(name, model, recipe.delta_bar, trained[name])
         saved = directory / "saved_models" / name
-        export.export(trained.model, saved)
-        for key, model in (
-            ("fgsm", trained.model),
+        export.export(model, saved)
+        for key, attacked in (
+            ("fgsm", model),
             ("saved_model_fgsm", export.load(saved)),
         ):
             curve = attack_curve(
                 "fgsm",
-                model,
+                attacked,
                 data.test.pixels,
                 data.test.labels,
                 {"epsilons": EPSILONS},

@@ -211,7 +211,7 @@ def _from_any_source(
         + "\nConnect to the internet, or put the four IDX files ("
         + ", ".join(sources.FILES)
         + ", gzipped or not) into a directory and run\n  python -m "
-        f"trainers.prepare_data --dataset={name} --idx_dir=DIRECTORY"
+        f"trainers.prepare_data --datasets={name} --idx_dir=DIRECTORY"
     )
 
 

@@ -11,9 +11,10 @@ as of Keras 3.15 it hands a pair of per-replica values to `Strategy.reduce`,
 which takes one). `fit` here is one loop for both.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -85,8 +86,12 @@ def fit(
       verbose: of `keras.callbacks.CallbackList`; only the chief prints.
 
     Raises:
-      ValueError: if the replicas have come to disagree.
+      ValueError: if the model is trained by more than its loss, or the replicas
+        have come to disagree.
+      RuntimeError: if a step fails, because another worker has died for
+        instance.
     """
+    _check_loss_alone(model)
     with strategy.scope():
         means = [
             keras.metrics.Mean("loss"),
@@ -124,14 +129,15 @@ def fit(
         for mean in means:
             mean.reset_state()
         listeners.on_epoch_begin(epoch)
-        for number in range(steps_per_epoch):
-            listeners.on_train_batch_begin(number)
-            step(next(iterator))
-            listeners.on_train_batch_end(number)
-        logs = {mean.name: float(mean.result()) for mean in means}
-        if validation_data is not None:
-            logs |= _validate(model, *validation_data)
-        check_replicas(model, strategy)
+        with _failures_of_steps():
+            for number in range(steps_per_epoch):
+                listeners.on_train_batch_begin(number)
+                step(next(iterator))
+                listeners.on_train_batch_end(number)
+            logs = {mean.name: float(mean.result()) for mean in means}
+            if validation_data is not None:
+                logs |= _validate(model, *validation_data)
+            check_replicas(model, strategy)
         listeners.on_epoch_end(epoch, logs)
     listeners.on_train_end(logs)
 
@@ -165,6 +171,29 @@ def gathered(
     """Returns the tensors that all replicas compute, stacked."""
     compute_row = tf.function(lambda: tf.convert_to_tensor(compute())[None])
     return strategy.gather(strategy.run(compute_row), axis=0).numpy()
+
+
+def _check_loss_alone(model: keras.Model) -> None:
+    own_step = type(model).train_step is not keras.Model.train_step
+    if own_step or model.losses:
+        raise ValueError(
+            "On several replicas a model must be trained by its loss alone. "
+            f"Received: model {model.name} with "
+            + (
+                "a train_step of its own"
+                if own_step
+                else "losses of its layers"
+            )
+        )
+
+
+@contextlib.contextmanager
+def _failures_of_steps() -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.OpError as error:
+        reason = error.message.strip().splitlines()[0]
+        raise RuntimeError(f"Training has failed: {reason}") from error
 
 
 def _checksum(variable: keras.Variable) -> tf.Tensor:

@@ -1,7 +1,7 @@
 """Prepares MNIST and FashionMNIST for `tfds.load`.
 
     python -m trainers.prepare_data
-    python -m trainers.prepare_data --dataset=mnist --idx_dir=~/idx
+    python -m trainers.prepare_data --datasets=mnist --idx_dir=~/idx
 
 What is there already is verified and left alone.
 """
@@ -13,12 +13,8 @@ from absl import app, flags, logging
 
 from trainers import command_line, datasets
 
-_DATASET = flags.DEFINE_enum(
-    "dataset",
-    "both",
-    [*datasets.NAMES, "both"],
-    "What to prepare.",
-    allow_override=True,  # by the other programs, whose flags are called alike
+_DATASETS = flags.DEFINE_enum(
+    "datasets", "both", [*datasets.NAMES, "both"], "What to prepare."
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
@@ -36,11 +32,11 @@ _IDX_DIR = flags.DEFINE_string(
 
 
 @flags.multi_flags_validator(
-    ["dataset", "idx_dir"],
-    "--idx_dir holds one data set: --dataset must name it.",
+    ["datasets", "idx_dir"],
+    "--idx_dir holds one data set: --datasets must name it.",
 )
 def _one_data_set(values: dict[str, str | None]) -> bool:
-    return values["idx_dir"] is None or values["dataset"] != "both"
+    return values["idx_dir"] is None or values["datasets"] != "both"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -48,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
-    chosen = _DATASET.value
+    chosen = _DATASETS.value
     for name in datasets.NAMES if chosen == "both" else [chosen]:
         try:
             if datasets.is_prepared(name, data_dir=_DATA_DIR.value):

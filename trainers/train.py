@@ -90,14 +90,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Directory to write to.")
 _VALIDATION = flags.DEFINE_bool(
     "validation", False, "Hold out the last 10 000 training images."
 )
-_STRATEGY = flags.DEFINE_enum(
-    "strategy",
-    "none",
-    distribution.STRATEGIES,
-    "mirrored: on all devices of this machine. multi_worker: on the machines "
-    "that TF_CONFIG lists, each of which runs this command, with an --output "
-    "that they share. The batch is divided among them.",
-)
+_STRATEGY = command_line.define_strategy(distribution.STRATEGIES)
 _TENSORBOARD = flags.DEFINE_bool(
     "tensorboard", False, "Write summaries for TensorBoard below --output."
 )

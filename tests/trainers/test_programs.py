@@ -16,11 +16,14 @@ from stable_node_tf import Euler, export, ode_classifier
 from trainers import (
     attack_report,
     attack_suite,
+    certify,
     compare,
     datasets,
+    distribution,
     evaluate,
     summarise,
     train,
+    training,
 )
 
 TINY = {"width": 8, "num_steps": 4, "epochs": 2, "batch_size": 16, "seed": 3}
@@ -146,6 +149,46 @@ def test_train_writes_models_and_a_summary(tmp_path, data, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {
         *("1", "checkpoints", "model.keras", "train.json"),
     }
+
+
+@pytest.fixture
+def strategies(monkeypatch):
+    """The strategies that programs train with; nothing is trained."""
+    seen = []
+
+    def train(*_, strategy=None, **__):
+        seen.append(strategy)
+        return training.Trained(model=None, seconds=0.0, steps=0)
+
+    monkeypatch.setattr(training, "train", train)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("program", "flag", "models"),
+    [(train, "output", 1), (certify, "output", 1), (compare, "results", 3)],
+)
+def test_workers_train_and_leave_the_rest_to_their_chief(
+    tmp_path, data, strategies, monkeypatch, capsys, program, flag, models
+):
+    monkeypatch.setattr(distribution, "is_chief", lambda strategy: False)
+    output = tmp_path / "output"
+    run(program, strategy="mirrored", **{flag: output})
+    assert len(strategies) == models
+    for strategy in strategies:
+        assert isinstance(strategy, tf.distribute.MirroredStrategy)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("program", [train, certify, compare])
+def test_programs_that_train_refuse_a_cluster_of_nobody(
+    tmp_path, data, strategies, monkeypatch, program
+):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    flag = "results" if program is compare else "output"
+    with pytest.raises(SystemExit, match="error: .*TF_CONFIG"):
+        run(program, strategy="multi_worker", **{flag: tmp_path})
+    assert not strategies
 
 
 def test_train_run_again_does_not_train_again(tmp_path, data, capsys):
