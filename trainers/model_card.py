@@ -160,20 +160,25 @@ def _command(results: dict[str, Any]) -> str:
 
 def _pgd(few: dict[str, Any]) -> str:
     steps = few["attacks"]["pgd"]["settings"]["steps"]
-    return f"PGD, {steps} steps from one random start on the cross-entropy"
+    return (
+        f"PGD, {steps} steps from one random start on the cross-entropy or, "
+        '"margin", on the difference of logits ratio'
+    )
 
 
 def _attack_table(full: dict[str, Any], few: dict[str, Any]) -> str:
-    fgsm, pgd = _curve(full, "fgsm"), _curve(few, "pgd")
+    names = ("fgsm", "pgd", "margin")
+    fgsm, pgd, margin = (
+        _curve(full if name == "fgsm" else few, name) for name in names
+    )
     rows = [
         [
             f"{epsilon:g}",
-            _percent(fgsm.get(epsilon)),
-            _percent(pgd.get(epsilon)),
+            *(_percent(curve.get(epsilon)) for curve in (fgsm, pgd, margin)),
         ]
         for epsilon in sorted(fgsm | pgd)
     ]
-    return _table(["ε in ℓ∞", TITLES["fgsm"], TITLES["pgd"]], rows)
+    return _table(["ε in ℓ∞", *(TITLES[name] for name in names)], rows)
 
 
 def _certified_table(results: dict[str, Any], few: dict[str, Any]) -> str:
@@ -181,13 +186,14 @@ def _certified_table(results: dict[str, Any], few: dict[str, Any]) -> str:
         {point["radius"]: point["accuracy"] for point in curve["certified"]}
         for curve in (results["certified"], results["certified_few"])
     )
-    attacked = _curve(few, "pgd_l2")
+    attacked, margin = (_curve(few, name) for name in ("pgd_l2", "margin_l2"))
     rows = [
         [
             f"{radius:g}",
-            _percent(everything.get(radius)),
-            _percent(same.get(radius)),
-            _percent(attacked.get(radius)),
+            *(
+                _percent(curve.get(radius))
+                for curve in (everything, same, attacked, margin)
+            ),
         ]
         for radius in sorted(everything | attacked)
     ]
@@ -198,6 +204,7 @@ def _certified_table(results: dict[str, Any], few: dict[str, Any]) -> str:
             f"certified, {results['certified']['num_images']} images",
             f"certified, {images}",
             f"under PGD, {images}",
+            f"under PGD, margin, {images}",
         ],
         rows,
     )
