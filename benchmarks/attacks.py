@@ -3,7 +3,7 @@ r"""Our attacks against Foolbox and ART: the same figures, and how fast.
     python -m trainers.train --width=128 --rotation=16 --epochs=12 \
         --output=results/attacks/ordinary
     python benchmarks/attacks.py --model=results/attacks/ordinary/model.keras \
-        --output=benchmarks/attacks.json
+        --rounds=3 --output=benchmarks/attacks.json
 
 Agreement is measured on the first images of the test set, speed, in CPU
 seconds, on all of it, in batches of 500 images. Foolbox calls the model through
@@ -71,8 +71,8 @@ def agreement(model, images, labels):
     its loss, and nothing else, is computed in double precision.
     """
 
-    def double(x):
-        return tf.cast(model(x), tf.float64)
+    def double(x, training=False):
+        return tf.cast(model(x, training=training), tf.float64)
 
     peers = {"": model, ", float64": double}
     art = as_art(model)

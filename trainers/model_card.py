@@ -160,25 +160,20 @@ def _command(results: dict[str, Any]) -> str:
 
 def _pgd(few: dict[str, Any]) -> str:
     steps = few["attacks"]["pgd"]["settings"]["steps"]
-    return (
-        f"PGD, {steps} steps from one random start on the cross-entropy or, "
-        '"margin", on the difference of logits ratio'
-    )
+    return f"PGD, {steps} steps from one random start on the cross-entropy"
 
 
 def _attack_table(full: dict[str, Any], few: dict[str, Any]) -> str:
-    names = ("fgsm", "pgd", "margin")
-    fgsm, pgd, margin = (
-        _curve(full if name == "fgsm" else few, name) for name in names
-    )
+    fgsm, pgd = _curve(full, "fgsm"), _curve(few, "pgd")
     rows = [
         [
             f"{epsilon:g}",
-            *(_percent(curve.get(epsilon)) for curve in (fgsm, pgd, margin)),
+            _percent(fgsm.get(epsilon)),
+            _percent(pgd.get(epsilon)),
         ]
         for epsilon in sorted(fgsm | pgd)
     ]
-    return _table(["ε in ℓ∞", *(TITLES[name] for name in names)], rows)
+    return _table(["ε in ℓ∞", TITLES["fgsm"], TITLES["pgd"]], rows)
 
 
 def _certified_table(results: dict[str, Any], few: dict[str, Any]) -> str:
@@ -186,14 +181,13 @@ def _certified_table(results: dict[str, Any], few: dict[str, Any]) -> str:
         {point["radius"]: point["accuracy"] for point in curve["certified"]}
         for curve in (results["certified"], results["certified_few"])
     )
-    attacked, margin = (_curve(few, name) for name in ("pgd_l2", "margin_l2"))
+    attacked = _curve(few, "pgd_l2")
     rows = [
         [
             f"{radius:g}",
-            *(
-                _percent(curve.get(radius))
-                for curve in (everything, same, attacked, margin)
-            ),
+            _percent(everything.get(radius)),
+            _percent(same.get(radius)),
+            _percent(attacked.get(radius)),
         ]
         for radius in sorted(everything | attacked)
     ]
@@ -204,7 +198,6 @@ def _certified_table(results: dict[str, Any], few: dict[str, Any]) -> str:
             f"certified, {results['certified']['num_images']} images",
             f"certified, {images}",
             f"under PGD, {images}",
-            f"under PGD, margin, {images}",
         ],
         rows,
     )

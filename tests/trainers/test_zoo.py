@@ -36,9 +36,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(
         zoo,
         "_PGD",
-        attack_suite.Suite(
-            ["pgd", "margin", "pgd_l2", "margin_l2"], [0.1], [0.3, 1.0], **few
-        ),
+        attack_suite.Suite(["pgd", "pgd_l2"], [0.1], [0.3, 1.0], **few),
     )
 
 
