@@ -3,7 +3,7 @@ r"""Our attacks against Foolbox and ART: the same figures, and how fast.
     python -m trainers.train --width=128 --rotation=16 --epochs=12 \
         --output=results/attacks/ordinary
     python benchmarks/attacks.py --model=results/attacks/ordinary/model.keras \
-        --output=benchmarks/attacks.json
+        --rounds=3 --output=benchmarks/attacks.json
 
 Agreement is measured on the first images of the test set, speed, in CPU
 seconds, on all of it, in batches of 500 images. Foolbox calls the model through
@@ -46,18 +46,36 @@ def accuracy(model, images, labels):
     return float(np.mean(model(images).numpy().argmax(1) == labels))
 
 
-def agreement(model, images, labels):
-    """Yields rows: attack, peer, both accuracies, share of equal pixels."""
-    peer = foolbox.TensorFlowModel(model, bounds=(0, 1))
-    art = TensorFlowV2Classifier(
+def as_foolbox(model):
+    return foolbox.TensorFlowModel(model, bounds=(0, 1))
+
+
+def as_art(model):
+    return TensorFlowV2Classifier(
         model,
         nb_classes=10,
-        input_shape=images.shape[1:],
+        input_shape=(28, 28, 1),
         clip_values=(0.0, 1.0),
-        loss_object=keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True
+        loss_object=lambda y, logits: tf.reduce_mean(
+            tf.nn.softmax_cross_entropy_with_logits(
+                tf.cast(y, logits.dtype), logits
+            )
         ),
     )
+
+
+def agreement(model, images, labels):
+    """Yields rows: attack, peer, both accuracies, share of equal pixels.
+
+    A peer marked "float64" sees logits that were converted to float64, so that
+    its loss, and nothing else, is computed in double precision.
+    """
+
+    def double(x, training=False):
+        return tf.cast(model(x, training=training), tf.float64)
+
+    peers = {"": model, ", float64": double}
+    art = as_art(model)
     x, y = tf.constant(images), tf.constant(labels)
     tf.random.set_seed(0)
     np.random.seed(0)
@@ -75,10 +93,15 @@ def agreement(model, images, labels):
     for epsilon in (0.02, 0.1):
         name = f"FGSM, {epsilon:g}"
         ours = attacks.fgsm(model, images, labels, [epsilon]).adversarial[0]
-        theirs = foolbox.attacks.FGSM()(peer, x, y, epsilons=epsilon)[1]
-        yield row(name, "Foolbox", ours, theirs)
-        attack = evasion.FastGradientMethod(art, eps=epsilon, batch_size=_BATCH)
-        yield row(name, "ART", ours, attack.generate(images, labels))
+        for suffix, served in peers.items():
+            attack = foolbox.attacks.FGSM()
+            theirs = attack(as_foolbox(served), x, y, epsilons=epsilon)[1]
+            yield row(name, "Foolbox" + suffix, ours, theirs)
+            attack = evasion.FastGradientMethod(
+                as_art(served), eps=epsilon, batch_size=_BATCH
+            )
+            theirs = attack.generate(images, labels)
+            yield row(name, "ART" + suffix, ours, theirs)
     for norm, order, epsilon, cls in (
         ("linf", np.inf, 0.06, foolbox.attacks.LinfPGD),
         ("l2", 2, 0.75, foolbox.attacks.L2PGD),
@@ -93,21 +116,22 @@ def agreement(model, images, labels):
             steps=_STEPS.value,
             step_size=_STEP_SIZE,
         ).adversarial[0]
-        attack = cls(rel_stepsize=_STEP_SIZE, steps=_STEPS.value)
-        yield row(
-            name, "Foolbox", ours, attack(peer, x, y, epsilons=epsilon)[1]
-        )
-        attack = evasion.ProjectedGradientDescent(
-            art,
-            norm=order,
-            eps=epsilon,
-            eps_step=_STEP_SIZE * epsilon,
-            max_iter=_STEPS.value,
-            num_random_init=1,
-            batch_size=_BATCH,
-            verbose=False,
-        )
-        yield row(name, "ART", ours, attack.generate(images, labels))
+        for suffix, served in peers.items():
+            attack = cls(rel_stepsize=_STEP_SIZE, steps=_STEPS.value)
+            theirs = attack(as_foolbox(served), x, y, epsilons=epsilon)[1]
+            yield row(name, "Foolbox" + suffix, ours, theirs)
+            attack = evasion.ProjectedGradientDescent(
+                as_art(served),
+                norm=order,
+                eps=epsilon,
+                eps_step=_STEP_SIZE * epsilon,
+                max_iter=_STEPS.value,
+                num_random_init=1,
+                batch_size=_BATCH,
+                verbose=False,
+            )
+            theirs = attack.generate(images, labels)
+            yield row(name, "ART" + suffix, ours, theirs)
     epsilon = 0.1
     ours = attacks.square(
         model, images, labels, [epsilon], queries=_QUERIES.value

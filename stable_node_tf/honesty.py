@@ -79,20 +79,12 @@ def square_never_strongest(
         >>> check.passed, check.measured
         (False, {'largest_excess_points': 25.0, 'at_epsilon': 0.1})
     """
-    if not gradient_attacks:
-        raise ValueError(
-            "gradient_attacks must not be empty. Received: no attacks"
-        )
-    for curve in gradient_attacks:
-        _check_alike(curve, square)
-    strongest = gradient_attacks[0]._replace(
-        accuracies=np.min([c.accuracies for c in gradient_attacks], axis=0)
-    )
+    strongest = _strongest(gradient_attacks, "gradient_attacks")
     return _no_excess("Square is never the strongest", strongest, square)
 
 
 def certified_at_most_attacked(
-    certified: CertifiedCurve, attacked: AccuracyCurve
+    certified: CertifiedCurve, attacks: Sequence[AccuracyCurve]
 ) -> Check:
     """Checks that no attack gets below what is proven, at any radius.
 
@@ -100,17 +92,18 @@ def certified_at_most_attacked(
 
     Args:
         certified: certified accuracy in the 2-norm.
-        attacked: accuracy under an attack in the 2-norm, with the radii as
-            budgets, on the same images.
+        attacks: accuracies under attacks in the 2-norm, with the radii as
+            budgets, on the same images; at least one.
 
     Raises:
-        ValueError: if the radii or the numbers of images differ.
+        ValueError: if there is no attack, or the radii or the numbers of
+            images differ.
 
     Example:
         >>> radii = np.array([0.0, 0.5])
         >>> proven = CertifiedCurve(radii, np.array([1.0, 0.5]), 1.0, "", 4)
         >>> left = AccuracyCurve(radii, np.array([1.0, 0.75]), 1.0, 0.0, 4)
-        >>> certified_at_most_attacked(proven, left).passed
+        >>> certified_at_most_attacked(proven, [left]).passed
         True
     """
     claimed = AccuracyCurve(
@@ -121,7 +114,9 @@ def certified_at_most_attacked(
         certified.num_images,
     )
     return _no_excess(
-        "No attack gets below certified accuracy", claimed, attacked
+        "No attack gets below certified accuracy",
+        claimed,
+        _strongest(attacks, "attacks"),
     )
 
 
@@ -309,6 +304,17 @@ def _no_excess(
             "largest_excess_points": 100 * float(excess[worst]),
             "at_epsilon": float(stronger.epsilons[worst]),
         },
+    )
+
+
+def _strongest(curves: Sequence[AccuracyCurve], name: str) -> AccuracyCurve:
+    """The least accuracy that any of the attacks leaves, at each budget."""
+    if not curves:
+        raise ValueError(f"{name} must not be empty. Received: no attacks")
+    for curve in curves[1:]:
+        _check_alike(curves[0], curve)
+    return curves[0]._replace(
+        accuracies=np.min([curve.accuracies for curve in curves], axis=0)
     )
 
 

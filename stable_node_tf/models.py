@@ -7,6 +7,8 @@ import keras
 from stable_node_tf import solvers
 from stable_node_tf.constraints import SpectralNormConstraint
 from stable_node_tf.layers import StableODELayer
+from stable_node_tf.ode_layer import ODELayer
+from stable_node_tf.piecewise_ode import PiecewiseODELayer
 
 
 def ode_classifier(
@@ -92,15 +94,17 @@ def with_finer_solver(model: keras.Model, factor: int = 2) -> keras.Model:
     steps. What changes from one model to the other is discretisation error.
 
     Args:
-      model: a functional or sequential model with a `StableODELayer`.
+      model: a functional or sequential model with a `StableODELayer`, a
+        `DeepODELayer` or a `PiecewiseODELayer`, also inside a model that is
+        one of its layers.
       factor: at least 2.
 
     Returns:
       A model of its own; the given one is left as it is.
 
     Raises:
-      ValueError: if the model has no `StableODELayer`, or one whose solver
-        cannot be refined.
+      ValueError: if the model has no such layer, or one whose solver cannot
+        be refined.
 
     >>> coarse = ode_classifier(width=8)
     >>> with_finer_solver(coarse).get_layer("ode").solver.num_steps
@@ -109,20 +113,33 @@ def with_finer_solver(model: keras.Model, factor: int = 2) -> keras.Model:
     refined = []
 
     def rebuild(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if isinstance(layer, StableODELayer):
-            config["solver"] = _finer(layer.solver, factor)
+        if isinstance(layer, ODELayer | PiecewiseODELayer):
             refined.append(layer.name)
-        return type(layer).from_config(config)
+            return _finer_layer(layer, factor)
+        return type(layer).from_config(layer.get_config())
 
-    finer = keras.models.clone_model(model, clone_function=rebuild)
+    finer = keras.models.clone_model(
+        model, clone_function=rebuild, recursive=True
+    )
     if not refined:
         raise ValueError(
-            "model must have a StableODELayer. "
+            "model must have a neural ODE layer of this package. "
             f"Received: layers {[layer.name for layer in model.layers]}"
         )
     finer.set_weights(model.get_weights())
     return finer
+
+
+def _finer_layer(layer: Any, factor: int) -> Any:
+    config = layer.get_config()
+    if isinstance(layer, PiecewiseODELayer):
+        whole = keras.saving.deserialize_keras_object(config["layer"])
+        config["layer"] = keras.saving.serialize_keras_object(
+            _finer_layer(whole, factor)
+        )
+    else:
+        config["solver"] = _finer(layer.solver, factor)
+    return type(layer).from_config(config)
 
 
 def _finer(solver: Any, factor: int) -> dict[str, Any]:

@@ -4,6 +4,9 @@ import pytest
 import tensorflow as tf
 
 from stable_node_tf import (
+    DeepODELayer,
+    PiecewiseODELayer,
+    StableODELayer,
     attacks,
     certification,
     evaluation,
@@ -68,15 +71,18 @@ def test_an_attack_below_certified_accuracy_refutes_the_certificate():
     proven = certification.CertifiedCurve(
         np.array(BUDGETS), np.array([0.9, 0.6, 0.0]), 1.0, "2-norm", 1000
     )
-    assert honesty.certified_at_most_attacked(proven, attacked).passed
+    weaker = curve(1.0, 0.7, 0.2)
+    assert honesty.certified_at_most_attacked(proven, [weaker, attacked]).passed
     wrong = proven._replace(accuracies=np.array([0.9, 0.6, 0.102]))
-    refuted = honesty.certified_at_most_attacked(wrong, attacked)
+    refuted = honesty.certified_at_most_attacked(wrong, [weaker, attacked])
     assert not refuted.passed
     assert refuted.measured["at_epsilon"] == 0.5
     with pytest.raises(ValueError, match="same number of images"):
         honesty.certified_at_most_attacked(
-            proven._replace(num_images=999), attacked
+            proven._replace(num_images=999), [attacked]
         )
+    with pytest.raises(ValueError, match="attacks must not be empty"):
+        honesty.certified_at_most_attacked(proven, [])
 
 
 def test_accuracy_must_fall_to_chance_at_the_largest_budget():
@@ -179,7 +185,36 @@ def test_a_finer_adaptive_solver_has_tighter_tolerances():
     assert after._max_num_steps == 2 * before._max_num_steps
 
 
+def test_every_ode_layer_is_refined_also_inside_a_model():
+    """Also the pieces of a piecewise one, whose number stays as it is."""
+    inner = keras.Sequential(
+        [
+            keras.Input((3,)),
+            DeepODELayer([4], solver="rk4", name="deep"),
+            PiecewiseODELayer(
+                PiecewiseODELayer(StableODELayer(delta_bar=0.0), 2),
+                3,
+                name="pieces",
+            ),
+        ],
+        name="inner",
+    )
+    model = keras.Sequential([keras.Input((3,)), inner, StableODELayer()])
+    finer = with_finer_solver(model, 3)
+    deep = finer.get_layer("inner").get_layer("deep")
+    assert deep.solver.num_steps == 60
+    assert inner.get_layer("deep").solver.num_steps == 20
+    pieces = finer.get_layer("inner").get_layer("pieces").pieces
+    assert [
+        [p.solver.num_steps for p in piece.pieces] for piece in pieces
+    ] == 3 * [[60, 60]]
+    assert finer.layers[-1].solver.num_steps == 60
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    np.testing.assert_allclose(finer(x), model(x), atol=0.05)
+    assert np.abs(finer(x) - model(x)).max() > 1e-5
+
+
 def test_a_model_without_ode_cannot_be_refined():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    with pytest.raises(ValueError, match="must have a StableODELayer"):
+    with pytest.raises(ValueError, match="must have a neural ODE layer"):
         with_finer_solver(model)

@@ -55,6 +55,7 @@ class Suite:
             "pgd": pgd,
             "margin": pgd | {"loss": "dlr"},
             "pgd_l2": pgd | {"norm": "l2"},
+            "margin_l2": pgd | {"norm": "l2", "loss": "dlr"},
             "square": common | {"queries": self.queries},
         }[name]
         return settings | {"epsilons": list(self.budgets(name))}
@@ -70,6 +71,7 @@ TITLES = {
     "margin": "PGD, margin",
     "square": "Square",
     "pgd_l2": "PGD, 2-norm",
+    "margin_l2": "PGD, margin, 2-norm",
 }
 _BATCHES: dict[str, Callable[..., Iterator[attacks.AttackedBatch]]] = {
     "fgsm": attacks.fgsm_batches,
@@ -77,12 +79,13 @@ _BATCHES: dict[str, Callable[..., Iterator[attacks.AttackedBatch]]] = {
     "margin": attacks.pgd_batches,
     "square": attacks.square_batches,
     "pgd_l2": attacks.pgd_batches,
+    "margin_l2": attacks.pgd_batches,
 }
 
 
 def norm(name: str) -> str:
     """The norm in which an attack has its budgets: "linf" or "l2"."""
-    return "l2" if name == "pgd_l2" else "linf"
+    return "l2" if name.endswith("_l2") else "linf"
 
 
 def attack_curve(

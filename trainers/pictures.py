@@ -36,6 +36,7 @@ _ATTACK_STYLES = {
     "margin": ("#CC79A7", "D"),
     "square": ("#009E73", "^"),
     "pgd_l2": ("#0072B2", "s"),
+    "margin_l2": ("#CC79A7", "D"),
 }
 # From light to strong attacks.
 _SEQUENCE = ("#56B4E9", "#009E73", "#E69F00", "#D55E00")

@@ -14,6 +14,7 @@ writes the cards anew.
 """
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import sys
@@ -153,7 +154,7 @@ def build(
         )
     proven = certified_accuracy(trained.model, pixels, labels, _RADII)
     proven_few = certified_accuracy(trained.model, *few, _PGD.epsilons_l2)
-    check = honesty.certified_at_most_attacked(proven_few, curves["pgd_l2"])
+    check = honesty.certified_at_most_attacked(proven_few, [curves["pgd_l2"]])
     if not check.passed:
         raise RuntimeError(f"{name}: refuted: {check.name}, {check.measured}")
     checked = slice(CHECKED)
@@ -216,17 +217,28 @@ def write_card(directory: Path) -> None:
 def _exported(
     model: keras.Model, recipe: Recipe | CertifiedRecipe, work: Path
 ) -> export.ExportedModel:
-    """The export of a model, which stays as it is once it is there."""
+    """The export of a model, which stays while recipe and package do."""
     marker = work / "exported.json"
-    made_from = dataclasses.asdict(recipe)
+    made_from: Any = {
+        "recipe": dataclasses.asdict(recipe),
+        "package": package_digest(),
+    }
     try:
         there = json.loads(marker.read_text()) == made_from
     except (OSError, ValueError):
         there = False
     if not there:
         export.export(model, work)
-        report.write_json(made_from, marker)  # type: ignore[arg-type]
+        report.write_json(made_from, marker)
     return export.load(work)
+
+
+def package_digest() -> str:
+    """Sixteen hexadecimal digits that name what the package's modules say."""
+    total = hashlib.sha256()
+    for file in sorted(Path(export.__file__).parent.rglob("*.py")):
+        total.update(file.read_bytes())
+    return total.hexdigest()[:16]
 
 
 def _is_current(directory: Path, recipe: Recipe | CertifiedRecipe) -> bool:

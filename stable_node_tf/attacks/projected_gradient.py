@@ -27,7 +27,7 @@ from stable_node_tf.attacks.row_queue import (
 from stable_node_tf.stability.checks import check_count
 
 _LOSSES = {"cross_entropy": log_odds, "cw": margin, "dlr": logits_ratio}
-_CHUNK = 10
+_CHUNK = 5
 
 
 def pgd(

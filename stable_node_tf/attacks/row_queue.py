@@ -20,7 +20,7 @@ from stable_node_tf.attacks.checks import (
 )
 from stable_node_tf.attacks.outcome import AttackedBatch
 
-ROWS = 256
+ROWS = 512
 
 
 class Rows(NamedTuple):

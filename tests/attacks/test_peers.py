@@ -188,6 +188,37 @@ def test_pgd_is_as_strong_as_foolbox(classifier, data, foolbox_model, norm):
     assert -POINTS <= excess <= {"linf": POINTS, "l2": 1.0}[norm]
 
 
+def test_pgd_is_that_of_foolbox_in_double_precision(classifier, data):
+    """Where answers are sure, their loss in float32 has lost its gradient."""
+    foolbox = pytest.importorskip("foolbox")
+    images, labels = data
+
+    def sure(x):
+        return 200.0 * classifier(x)
+
+    ours = attacks.pgd(
+        sure,
+        images,
+        labels,
+        [BUDGET["linf"]],
+        steps=STEPS,
+        step_size=STEP_SIZE,
+    )
+    tf.random.set_seed(0)
+    attack = foolbox.attacks.LinfPGD(rel_stepsize=STEP_SIZE, steps=STEPS)
+    theirs = {}
+    for dtype in (tf.float32, tf.float64):
+        served = foolbox.TensorFlowModel(
+            lambda x, dtype=dtype: tf.cast(sure(x), dtype), bounds=(0, 1)
+        )
+        *_, success = attack(
+            served, *map(tf.constant, data), epsilons=BUDGET["linf"]
+        )
+        theirs[dtype] = np.mean(success)
+    assert abs(np.mean(ours.success) - theirs[tf.float64]) <= POINTS
+    assert theirs[tf.float32] < theirs[tf.float64] - POINTS
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_pgd_is_as_strong_as_art(classifier, data, art_model, norm):
     evasion = pytest.importorskip("art.attacks.evasion")

@@ -273,10 +273,10 @@ def test_evaluate_runs_every_attack_and_check(tmp_path, data, capsys):
     run(evaluate, model=tmp_path, attacks="all", output=out, **SMALL)
     record = json.loads((out / "evaluation.json").read_text())
     assert record["attacks"].keys() == {
-        *("fgsm", "pgd", "margin", "square", "pgd_l2"),
+        *("fgsm", "pgd", "margin", "square", "pgd_l2", "margin_l2"),
     }
     for name, attack in record["attacks"].items():
-        assert attack["norm"] == ("l2" if name == "pgd_l2" else "linf")
+        assert attack["norm"] == ("l2" if "_l2" in name else "linf")
         accuracies = attack["accuracies"]
         assert accuracies[0] == record["clean_accuracy"]
         assert accuracies == sorted(accuracies, reverse=True)
@@ -284,16 +284,19 @@ def test_evaluate_runs_every_attack_and_check(tmp_path, data, capsys):
     assert len(record["checks"]) == 7
     certified = record["certified"]["certified"]
     assert [point["radius"] for point in certified] == [0.0, 1.0]
-    for point, attacked in zip(
-        certified, record["attacks"]["pgd_l2"]["accuracies"], strict=True
-    ):
-        assert point["accuracy"] <= attacked
+    for name in ("pgd_l2", "margin_l2"):
+        attacked = record["attacks"][name]["accuracies"]
+        for point, accuracy in zip(certified, attacked, strict=True):
+            assert point["accuracy"] <= accuracy
     printed = capsys.readouterr().out
     assert "Not checked" not in printed and "certified" in printed
     rows = list(csv.DictReader((out / "evaluation.csv").open()))
     assert sum(row["kind"] == "certified" for row in rows) == 2
     summarise.main(["summarise", str(out / "evaluation.json")])
-    assert "| out: PGD, 2-norm | out: certified |" in capsys.readouterr().out
+    assert (
+        "| out: PGD, 2-norm | out: PGD, margin, 2-norm | out: certified |"
+        in capsys.readouterr().out
+    )
 
 
 def test_evaluate_shows_failed_checks_in_red():

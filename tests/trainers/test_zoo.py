@@ -97,6 +97,28 @@ def test_builds_carries_on_and_leaves_alone_what_is_there(
     assert card.read_text() == text
 
 
+def test_an_interrupted_build_keeps_no_export_of_other_code(
+    tmp_path, tiny, monkeypatch
+):
+    exports = []
+    whole = export.export
+
+    def counted(*arguments):
+        exports.append(arguments)
+        return whole(*arguments)
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "export", counted)
+    monkeypatch.setattr(attack_suite, "run", interrupted)
+    for digest, expected in (("one", 1), ("one", 1), ("two", 2)):
+        monkeypatch.setattr(zoo, "package_digest", lambda d=digest: d)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, "--models=mnist_stable_network")
+        assert len(exports) == expected
+
+
 def test_a_refuted_certificate_is_not_published(tmp_path, tiny, monkeypatch):
     refuted = honesty.Check("No attack", False, {"largest_excess_points": 1.0})
     monkeypatch.setattr(
