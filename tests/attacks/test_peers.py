@@ -194,7 +194,7 @@ def test_pgd_is_that_of_foolbox_in_double_precision(classifier, data):
     images, labels = data
 
     def sure(x):
-        return 200.0 * classifier(x)
+        return 40.0 * classifier(x)
 
     ours = attacks.pgd(
         sure,
