@@ -191,11 +191,7 @@ def test_every_ode_layer_is_refined_also_inside_a_model():
         [
             keras.Input((3,)),
             DeepODELayer([4], solver="rk4", name="deep"),
-            PiecewiseODELayer(
-                PiecewiseODELayer(StableODELayer(delta_bar=0.0), 2),
-                3,
-                name="pieces",
-            ),
+            PiecewiseODELayer(StableODELayer(delta_bar=0.0), 3, name="pieces"),
         ],
         name="inner",
     )
@@ -205,9 +201,7 @@ def test_every_ode_layer_is_refined_also_inside_a_model():
     assert deep.solver.num_steps == 60
     assert inner.get_layer("deep").solver.num_steps == 20
     pieces = finer.get_layer("inner").get_layer("pieces").pieces
-    assert [
-        [p.solver.num_steps for p in piece.pieces] for piece in pieces
-    ] == 3 * [[60, 60]]
+    assert [piece.solver.num_steps for piece in pieces] == 3 * [60]
     assert finer.layers[-1].solver.num_steps == 60
     x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     np.testing.assert_allclose(finer(x), model(x), atol=0.05)

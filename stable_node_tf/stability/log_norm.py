@@ -278,7 +278,7 @@ def euler_log_norm(
     if alpha < 1.0 and norm > 0.0:
         certificate = minimise_certificate(
             matrix[None] / norm,
-            ones,
+            _best_multiple(matrix / norm, alpha, step * norm) * ones,
             alpha * ones,
             ones,
             check_number(tolerance, "tolerance"),
@@ -286,6 +286,24 @@ def euler_log_norm(
         ).numpy()
     certificate = certificate[0] * (norm or 1e-300)
     return certified_log_norm(matrix, alpha, certificate, step), certificate
+
+
+def _best_multiple(matrix: np.ndarray, alpha: float, step: float) -> float:
+    """The best c out of powers of 2 for t = c (1, ..., 1).
+
+    Where h|A| is near 2 the optimum is far from 1, and Newton's method slow.
+    """
+    multiples = 2.0 ** np.arange(9.0)
+    bounds = np.linalg.eigvalsh(
+        certificate_matrix(
+            tf.constant(matrix[None]),
+            tf.constant(np.outer(multiples, np.ones(len(matrix)))),
+            tf.constant(alpha, tf.float64),
+            tf.constant(1.0, tf.float64),
+            tf.constant(step, tf.float64),
+        )
+    )[:, -1]
+    return float(multiples[np.argmin(bounds)])
 
 
 def _norm(matrix: np.ndarray) -> float:
