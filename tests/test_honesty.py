@@ -187,6 +187,7 @@ def test_a_finer_adaptive_solver_has_tighter_tolerances():
 
 def test_every_ode_layer_is_refined_also_inside_a_model():
     """Also the pieces of a piecewise one, whose number stays as it is."""
+    keras.utils.set_random_seed(0)
     inner = keras.Sequential(
         [
             keras.Input((3,)),

@@ -48,7 +48,8 @@ def test_compose_file_mounts_what_is_there():
 
 
 def test_commands_on_the_page_are_accepted():
-    commands = re.findall(r"^python examples/(\w+)\.py(.*)$", PAGE, re.M)
+    page = PAGE.replace("\\\n", " ")
+    commands = re.findall(r"^python examples/(\w+)\.py(.*)$", page, re.M)
     assert {name for name, _ in commands} == {"client_rest", "client_grpc"}
     for name, arguments in commands:
         assert (ROOT / "examples" / f"{name}.py").is_file()

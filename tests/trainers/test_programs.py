@@ -165,29 +165,48 @@ def strategies(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("program", "flag", "models"),
-    [(train, "output", 1), (certify, "output", 1), (compare, "results", 3)],
+    ("program", "flag", "models", "epochs"),
+    [
+        (train, "output", 1, {"epochs": 1}),
+        (certify, "output", 1, {}),
+        (compare, "results", 3, {"epochs": 1}),
+    ],
 )
 def test_workers_train_and_leave_the_rest_to_their_chief(
-    tmp_path, data, strategies, monkeypatch, capsys, program, flag, models
+    tmp_path,
+    data,
+    strategies,
+    monkeypatch,
+    capsys,
+    program,
+    flag,
+    models,
+    epochs,
 ):
     monkeypatch.setattr(distribution, "is_chief", lambda strategy: False)
     output = tmp_path / "output"
-    run(program, strategy="mirrored", **{flag: output})
+    run(program, strategy="mirrored", **{flag: output}, **epochs)
     assert len(strategies) == models
     for strategy in strategies:
         assert isinstance(strategy, tf.distribute.MirroredStrategy)
     assert not output.exists()
 
 
-@pytest.mark.parametrize("program", [train, certify, compare])
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        (train, {"output": "x", "epochs": 1}),
+        (certify, {"output": "x"}),
+        (compare, {"results": "x", "epochs": 1}),
+    ],
+)
 def test_programs_that_train_refuse_a_cluster_of_nobody(
-    tmp_path, data, strategies, monkeypatch, program
+    tmp_path, data, strategies, monkeypatch, program, arguments
 ):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    flag = "results" if program is compare else "output"
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="error: .*TF_CONFIG"):
-        run(program, strategy="multi_worker", **{flag: tmp_path})
+        run(program, strategy="multi_worker", **arguments)
     assert not strategies
 
 
