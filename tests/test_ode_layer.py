@@ -31,8 +31,8 @@ def test_statistics(kind):
     assert (statistics.last_step.numpy() <= 1.0 / pieces).all()
     for values in statistics:
         assert values.shape == (3,)
-    alone = layer.solver_statistics(scaled[1:2])
-    np.testing.assert_array_equal(alone.accepted[0], statistics.accepted[1])
+    others = layer.solver_statistics(tf.repeat(scaled[1:2], 3, axis=0))
+    np.testing.assert_array_equal(others.accepted[1], statistics.accepted[1])
 
 
 @each_layer
