@@ -129,7 +129,7 @@ def main(argv: Sequence[str]) -> None:
         version = training.save(model, output)
     except command_line.REFUSALS as error:
         sys.exit(f"error: {error}")
-    except tf.errors.OpError as error:  # another worker has died, say
+    except tf.errors.OpError as error:  # out of a step on one device
         sys.exit(f"error: {error.message.strip().splitlines()[0]}")
     except KeyboardInterrupt:
         print(
