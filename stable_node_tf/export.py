@@ -1,6 +1,5 @@
 """Classifiers as SavedModels, for TensorFlow Serving and for evaluation."""
 
-import re
 import shutil
 import tempfile
 import warnings
@@ -14,6 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from stable_node_tf import checksums, signatures, warm_up
 from stable_node_tf.certification import Certifier, certifier
+from stable_node_tf.operation_errors import reason
 from stable_node_tf.signatures import MAX_BATCH_SIZE
 
 SIGNATURE = signatures.DEFAULT
@@ -121,7 +121,7 @@ class ExportedModel:
         except tf.errors.OpError as error:
             raise ValueError(
                 f"The SavedModel in {self.path} does not answer: "
-                f"{_reason(error)}"
+                f"{reason(error)}"
             ) from error
         return answers
 
@@ -342,7 +342,7 @@ def _refuse_unanswered(signature: signatures.Signature) -> None:
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(
             "model must answer images in [0, 1] with numbers. Received for one "
-            f"that rises evenly from 0 to 1: {_reason(error)}"
+            f"that rises evenly from 0 to 1: {reason(error)}"
         ) from error
 
 
@@ -408,21 +408,6 @@ def _newest_version(directory: Path) -> Path:
             f"version such as 1. Received: directory={directory}"
         )
     return max(versions, key=lambda path: int(path.name))
-
-
-def _reason(error: tf.errors.OpError) -> str:
-    """What an operation said, out of what TensorFlow puts around it."""
-    assertion = re.search(r"assertion failed: (.*)", error.message)
-    if assertion:
-        return re.sub(r"[\[\]]", "", assertion[1])
-    lines = [line.strip() for line in error.message.splitlines()]
-    said = [
-        line
-        for line in lines
-        if line
-        and not re.match(r"Graph exec|Detected at|File |<stack|\[\[", line)
-    ]
-    return said[0] if said else type(error).__name__
 
 
 def _first_line(error: Exception) -> str:

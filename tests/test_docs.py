@@ -1,9 +1,16 @@
-"""The documentation: what it links to exists, and its notebook runs."""
+"""The documentation builds, links lead somewhere, and its notebook runs."""
 
+import os
 import re
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import pytest
+
+import stable_node_tf
+from stable_node_tf import attacks, solvers
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -33,6 +40,44 @@ def test_programs_and_flags_exist(page):
         for flag in re.findall(r"--(\w+)", rest):
             known = f'"{flag}"' in source or f"define_{flag}(" in source
             assert known, f"{page.name}: {module} --{flag}"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """What `make docs` builds."""
+    pytest.importorskip("mkdocs")
+    directory = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "-d", str(directory)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+@pytest.mark.parametrize("package", [stable_node_tf, attacks, solvers])
+def test_reference_has_every_public_name(site, package):
+    inventory = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
+    lines = zlib.decompress(inventory).decode().splitlines()
+    modules_of = {}
+    for path in (line.split()[0] for line in lines):
+        module, _, name = path.rpartition(".")
+        modules_of.setdefault(name, []).append(module)
+    for name in package.__all__:
+        assert any(
+            module.startswith(package.__name__)
+            for module in modules_of.get(name, [])
+        ), f"no docstring of {package.__name__}.{name}"
+
+
+def test_reference_shows_doctests_as_code(site):
+    for page in (site / "reference").rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert "&gt;&gt;&gt;" in text and "<blockquote>" not in text, page
 
 
 def test_tutorial_runs():

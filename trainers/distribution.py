@@ -11,10 +11,9 @@ as of Keras 3.15 it hands a pair of per-replica values to `Strategy.reduce`,
 which takes one). `fit` here is one loop for both.
 """
 
-import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -88,7 +87,7 @@ def fit(
     Raises:
       ValueError: if the model is trained by more than its loss, or the replicas
         have come to disagree.
-      RuntimeError: if a step fails, because another worker has died for
+      tf.errors.OpError: if a step fails, because another worker has died for
         instance.
     """
     _check_loss_alone(model)
@@ -129,15 +128,14 @@ def fit(
         for mean in means:
             mean.reset_state()
         listeners.on_epoch_begin(epoch)
-        with _failures_of_steps():
-            for number in range(steps_per_epoch):
-                listeners.on_train_batch_begin(number)
-                step(next(iterator))
-                listeners.on_train_batch_end(number)
-            logs = {mean.name: float(mean.result()) for mean in means}
-            if validation_data is not None:
-                logs |= _validate(model, *validation_data)
-            check_replicas(model, strategy)
+        for number in range(steps_per_epoch):
+            listeners.on_train_batch_begin(number)
+            step(next(iterator))
+            listeners.on_train_batch_end(number)
+        logs = {mean.name: float(mean.result()) for mean in means}
+        if validation_data is not None:
+            logs |= _validate(model, *validation_data)
+        check_replicas(model, strategy)
         listeners.on_epoch_end(epoch, logs)
     listeners.on_train_end(logs)
 
@@ -185,15 +183,6 @@ def _check_loss_alone(model: keras.Model) -> None:
                 else "losses of its layers"
             )
         )
-
-
-@contextlib.contextmanager
-def _failures_of_steps() -> Iterator[None]:
-    try:
-        yield
-    except tf.errors.OpError as error:
-        reason = error.message.strip().splitlines()[0]
-        raise RuntimeError(f"Training has failed: {reason}") from error
 
 
 def _checksum(variable: keras.Variable) -> tf.Tensor:

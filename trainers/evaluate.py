@@ -28,7 +28,13 @@ import rich
 import tensorflow as tf
 from absl import app, flags, logging
 
-from stable_node_tf import attacks, evaluation, export, honesty
+from stable_node_tf import (
+    attacks,
+    evaluation,
+    export,
+    honesty,
+    operation_errors,
+)
 from stable_node_tf.certification import CertifiedCurve, certified_accuracy
 from stable_node_tf.models import with_finer_solver
 from trainers import (
@@ -119,8 +125,10 @@ def main(argv: Sequence[str]) -> None:
     except command_line.REFUSALS as error:
         sys.exit(f"error: {error}")
     except tf.errors.OpError as error:
-        reason = error.message.strip().splitlines()[0]
-        sys.exit(f"error: {reason} (XLA? --nojit_compile does without.)")
+        sys.exit(
+            f"error: {operation_errors.reason(error)} "
+            "(XLA? --nojit_compile does without.)"
+        )
     except KeyboardInterrupt:
         print(
             "\nInterrupted. "

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import tensorflow as tf
 from absl import app, flags, logging
 
 from stable_node_tf import solvers
@@ -129,8 +128,6 @@ def main(argv: Sequence[str]) -> None:
         version = training.save(model, output)
     except command_line.REFUSALS as error:
         sys.exit(f"error: {error}")
-    except tf.errors.OpError as error:  # out of a step on one device
-        sys.exit(f"error: {error.message.strip().splitlines()[0]}")
     except KeyboardInterrupt:
         print(
             "\nInterrupted. The same command carries on after the last epoch.",

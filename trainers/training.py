@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 from stable_node_tf import export
 from stable_node_tf.callbacks import StabilityMonitor
+from stable_node_tf.operation_errors import reason
 from trainers import distribution, report
 from trainers.certified_recipe import CertifiedRecipe
 from trainers.datasets import Split
@@ -34,6 +36,31 @@ class Trained(NamedTuple):
     steps: int
 
 
+@contextlib.contextmanager
+def _failures_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise RuntimeError(f"Training has failed: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _damage_in_one_line(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
+        said = (
+            reason(error)
+            if isinstance(error, tf.errors.OpError)
+            else str(error).partition("\n")[0]
+        )
+        raise ValueError(
+            f"The checkpoints in {folder} must be as training has left them. "
+            f"Received: {said}. Delete the directory to train anew."
+        ) from error
+
+
+@_failures_in_one_line()
 def train(
     recipe: Recipe | CertifiedRecipe,
     split: Split,
@@ -71,8 +98,11 @@ def train(
     Raises:
       ModuleNotFoundError: if there is no TensorBoard to write for.
       ValueError: if an epoch would have no step, or a layer ends an epoch
-        outside its constraint; if the recipe does not suit the strategy, the
-        workers see different checkpoints, or replicas come to disagree.
+        outside its constraint; if a checkpoint is damaged; if the recipe does
+        not suit the strategy, the workers see different checkpoints, or
+        replicas come to disagree.
+      RuntimeError: if a step fails, because another worker has died for
+        instance.
     """
     _check_strategy(recipe, strategy)
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -247,14 +277,17 @@ class _Checkpoints(keras.callbacks.Callback):
             epoch=self._epoch,
             seconds=self.seconds,
         )
-        self._manager = tf.train.CheckpointManager(
-            checkpoint, str(folder), max_to_keep=2
-        )
+        self._folder = folder
+        with _damage_in_one_line(folder):
+            self._manager = tf.train.CheckpointManager(
+                checkpoint, str(folder), max_to_keep=2
+            )
 
     def restore(self) -> int:
         latest = self._manager.latest_checkpoint
         if latest:
-            status = self._manager.checkpoint.restore(latest)
+            with _damage_in_one_line(self._folder):
+                status = self._manager.checkpoint.restore(latest)
             try:
                 status.assert_existing_objects_matched()
             except AssertionError as error:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Classifier = Callable[[Any], Any]
+"""What is attacked: maps images to logits, differentiably."""
 
 
 class Attack(NamedTuple):

@@ -50,6 +50,7 @@ _BY_NAME: dict[str, Callable[[], ode.Solver]] = {
 }
 
 NAMES = tuple(_BY_NAME)
+"""The names that `get` knows."""
 
 
 def get(identifier: str | dict[str, Any] | ode.Solver) -> ode.Solver:

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing import event_accumulator
 
 from trainers import datasets, distribution, training
 from trainers.certified_recipe import CertifiedRecipe
@@ -164,7 +165,7 @@ def everything(directory):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def runs(tmp_path_factory):
     directory = tmp_path_factory.mktemp("distribution")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     finished = subprocess.run(
@@ -175,9 +176,13 @@ def weights(tmp_path_factory):
         timeout=300,
     )
     assert finished.returncode == 0, finished.stderr[-5000:]
-    assert list(directory.glob("shared/*/tensorboard/train/events*"))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def weights(runs):
     return {
-        name: dict(np.load(directory / f"{name}.npz"))
+        name: dict(np.load(runs / f"{name}.npz"))
         for name in (
             *("alone", "mirrored", "worker0", "worker1"),
             *("alone_certified", "mirrored_certified"),
@@ -204,6 +209,23 @@ def test_as_on_one_device(weights, name, alone):
         np.testing.assert_allclose(
             weights[name][path], value, rtol=0, atol=TOLERANCE, err_msg=path
         )
+
+
+@pytest.mark.parametrize("name", ["alone", "mirrored", "shared"])
+def test_summaries_of_every_epoch(runs, name):
+    """TensorBoard reads the bounds of δ, loss, accuracy and learning rate."""
+    folder = f"{name}/model-{RECIPE.fingerprint()}/tensorboard/train"
+    events = event_accumulator.EventAccumulator(str(runs / folder)).Reload()
+    for quantity in (
+        *("loss", "accuracy", "learning_rate"),
+        *("delta_lower", "delta_upper", "perturbation"),
+    ):
+        points = events.Tensors(f"epoch_{quantity}")
+        values = [tf.make_ndarray(point.tensor_proto) for point in points]
+        assert [point.step for point in points][-2:] == [1, 2]
+        assert np.all(np.isfinite(values))
+        if quantity == "delta_upper":
+            assert np.all(np.asarray(values) <= 0.0)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -88,6 +89,40 @@ def test_refuses_checkpoints_of_other_weights(images, tmp_path):
     tf.train.CheckpointManager(other, str(folder), 1).save()
     with pytest.raises(ValueError, match="another version of this package"):
         training.train(RECIPE, images, tmp_path, "model")
+
+
+def test_a_step_that_fails_is_one_line(images, tmp_path):
+    beyond = datasets.Split(images.images, images.labels + 10)
+    with pytest.raises(RuntimeError, match="^Training has failed: .*label"):
+        training.train(RECIPE, beyond, tmp_path, "model")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(images, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("checkpoints")
+    training.train(RECIPE, images, directory, "model")
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("ckpt-3.data-00000-of-00001", lambda content: content[:100]),
+        ("ckpt-3.data-00000-of-00001", lambda content: content[::-1]),
+        ("ckpt-3.index", lambda content: content[:200]),
+        ("checkpoint", lambda content: b"\xff" + content),
+        ("checkpoint", lambda content: b""),
+    ],
+)
+def test_damaged_checkpoints_are_named(
+    checkpoints, images, tmp_path, name, damage
+):
+    [path] = checkpoints.rglob(name)
+    folder = shutil.copytree(path.parent, tmp_path / path.parent.name)
+    (folder / name).write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"checkpoints in {folder}") as refusal:
+        training.train(RECIPE, images, tmp_path, "model")
+    assert "\n" not in str(refusal.value)
 
 
 def test_refuses_batches_larger_than_the_data(images, tmp_path):

@@ -1,0 +1,138 @@
+"""`compare` and `certify` on two logical devices, to their tables.
+
+Devices are set up before TensorFlow starts, hence in a process of its own:
+this file is also the program that the tests run.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+from bars import split
+
+from stable_node_tf import export
+from trainers import certify, compare, datasets
+
+PROGRAMS = {
+    compare: ("--epochs=1", "--results={}/compare"),
+    certify: (
+        *("--set=width=8", "--set=blocks=1", "--set=epochs=1"),
+        *("--set=batch_size=64", "--output={}/certify"),
+    ),
+}
+STRATEGIES = ("none", "mirrored")
+TOLERANCE = 2e-6
+
+
+def run(program, words):
+    [cpu] = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(
+        cpu, 2 * [tf.config.LogicalDeviceConfiguration()]
+    )
+    tiny = datasets.Dataset(split(256, 0), split(0, 1), split(40, 2))
+    datasets.load = lambda *_, **__: tiny
+    compare.PRESETS["default"] = dataclasses.replace(
+        compare.PRESETS["default"], width=8, num_steps=3
+    )
+    compare.EPSILONS = (0.0, 0.1)
+    compare.draw = lambda *_: None
+    flags.FLAGS(["program", *words])
+    program.main(["program"])
+
+
+def in_children(*jobs):
+    """Forks a child for each job in turn, and returns the exit statuses."""
+    statuses = []
+    for function, *arguments in jobs:
+        child = os.fork()
+        if child == 0:
+            try:
+                function(*arguments)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
+            sys.stdout.flush()
+            os._exit(0)
+        statuses.append(os.waitpid(child, 0)[1])
+    return statuses
+
+
+def run_all(directory):
+    """Forks before TensorFlow starts: each program has a strategy of its own.
+
+    Two in one process would confuse the sums of one with those of the other.
+    """
+    jobs = [
+        (
+            program,
+            [
+                f"--strategy={name}",
+                *(w.format(directory / name) for w in words),
+            ],
+        )
+        for name in STRATEGIES
+        for program, words in PROGRAMS.items()
+    ]
+    statuses = in_children(*((run, *job) for job in jobs))
+    assert not any(statuses), statuses
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """What the programs have written, and what they have printed."""
+    directory = tmp_path_factory.mktemp("mirrored")
+    done = subprocess.run(
+        [sys.executable, __file__, str(directory)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert done.stdout.count("Lipschitz bound") >= 2  # tables of `compare`
+    assert done.stdout.count("certified accuracy") == 2
+    return directory
+
+
+def read(runs, path):
+    return [json.loads((runs / name / path).read_text()) for name in STRATEGIES]
+
+
+def test_compare_reports_as_on_one_device(runs):
+    alone, mirrored = read(runs, "compare/mnist/results.json")
+    assert len(alone["models"]) == 3
+    for one, two in zip(alone["models"], mirrored["models"], strict=True):
+        assert one["name"] == two["name"] and one["steps"] == two["steps"] == 2
+        for quantity in ("clean_accuracy", "fgsm", "saved_model_fgsm"):
+            assert one[quantity] == two[quantity]
+        for quantity in ("delta_upper", "lipschitz_bound"):
+            assert two[quantity] == pytest.approx(one[quantity], rel=1e-4)
+
+
+def test_certify_reports_as_on_one_device(runs):
+    alone, mirrored = read(runs, "certify/certified.json")
+    assert alone["num_images"] == 40
+    assert alone == mirrored
+
+
+@pytest.mark.parametrize(
+    "place", ["certify", "compare/mnist/saved_models/stable_network"]
+)
+def test_exports_answer_as_those_of_one_device(runs, place):
+    images = split(40, 2).pixels
+    alone, mirrored = (
+        export.load(runs / name / place).predict(images)["logits"]
+        for name in STRATEGIES
+    )
+    np.testing.assert_allclose(mirrored, alone, rtol=0, atol=10 * TOLERANCE)
+
+
+if __name__ == "__main__":
+    run_all(Path(sys.argv[1]))
