@@ -171,17 +171,17 @@ def plot_models(
         fontsize=12,
     )
     axes.set_xlabel("ℓ∞ budget ε (pixels range from 0 to 1)")
-    lines = {}
     for name, record in records.items():
         style = _style(name)
-        [line] = axes.plot(*_curve(record["attacks"]["pgd"]), **style)
-        lines[model_title(name)] = line
+        pgd = _curve(record["attacks"]["pgd"])
+        axes.plot(*pgd, **style, label=model_title(name))
         style |= {"linestyle": (0, (4, 2)), "linewidth": 1.2, "marker": ""}
         axes.plot(*_curve(record["attacks"]["fgsm"]), **style)
-    right = max(line.get_xdata()[-1] for line in lines.values())
+    right = max(line.get_xdata()[-1] for line in axes.lines)
     axes.set(xlim=(0, right), ylim=(0, 101))
-    chance = axes.axhline(10, color=_GREY, linewidth=1, linestyle=(0, (1, 2)))
-    _label_lines(figure, axes, lines | {"chance": chance})
+    dots = {"color": _GREY, "linewidth": 1, "linestyle": (0, (1, 2))}
+    axes.axhline(10, **dots, label="chance")
+    axes.legend(loc="upper right", frameon=False, labelcolor="linecolor")
     _save(figure, path)
 
 
