@@ -160,20 +160,15 @@ def _command(results: dict[str, Any]) -> str:
 
 def _pgd(few: dict[str, Any]) -> str:
     steps = few["attacks"]["pgd"]["settings"]["steps"]
-    return f"PGD, {steps} steps from one random start on the cross-entropy"
+    return (
+        f"PGD, {steps} steps from one random start on the cross-entropy or, "
+        '"margin", on the difference of logits ratio'
+    )
 
 
 def _attack_table(full: dict[str, Any], few: dict[str, Any]) -> str:
-    fgsm, pgd = _curve(full, "fgsm"), _curve(few, "pgd")
-    rows = [
-        [
-            f"{epsilon:g}",
-            _percent(fgsm.get(epsilon)),
-            _percent(pgd.get(epsilon)),
-        ]
-        for epsilon in sorted(fgsm | pgd)
-    ]
-    return _table(["ε in ℓ∞", TITLES["fgsm"], TITLES["pgd"]], rows)
+    curves = _curves(full, "linf") | _curves(few, "linf")
+    return _curve_table("ε in ℓ∞", curves)
 
 
 def _certified_table(results: dict[str, Any], few: dict[str, Any]) -> str:
@@ -181,26 +176,14 @@ def _certified_table(results: dict[str, Any], few: dict[str, Any]) -> str:
         {point["radius"]: point["accuracy"] for point in curve["certified"]}
         for curve in (results["certified"], results["certified_few"])
     )
-    attacked = _curve(few, "pgd_l2")
-    rows = [
-        [
-            f"{radius:g}",
-            _percent(everything.get(radius)),
-            _percent(same.get(radius)),
-            _percent(attacked.get(radius)),
-        ]
-        for radius in sorted(everything | attacked)
-    ]
     images = f"first {few['num_images']} images"
-    return _table(
-        [
-            "ℓ2 radius",
-            f"certified, {results['certified']['num_images']} images",
-            f"certified, {images}",
-            f"under PGD, {images}",
-        ],
-        rows,
-    )
+    curves = {
+        f"certified, {results['certified']['num_images']} images": everything,
+        f"certified, {images}": same,
+    }
+    for title, attacked in _curves(few, "l2").items():
+        curves[f"{title}, {images}"] = attacked
+    return _curve_table("ℓ2 radius", curves)
 
 
 def _bounds_table(results: dict[str, Any]) -> str:
@@ -263,11 +246,31 @@ def _limits(kind: str, results: dict[str, Any]) -> str:
     return " ".join(texts)
 
 
-def _curve(evaluation: dict[str, Any], name: str) -> dict[float, float]:
-    attack = evaluation["attacks"][name]
-    return dict(
-        zip(attack["settings"]["epsilons"], attack["accuracies"], strict=True)
-    )
+def _curves(
+    evaluation: dict[str, Any], norm: str
+) -> dict[str, dict[float, float]]:
+    """Accuracy by budget, under each attack in a norm, by its title."""
+    return {
+        TITLES[name]: dict(
+            zip(
+                attack["settings"]["epsilons"],
+                attack["accuracies"],
+                strict=True,
+            )
+        )
+        for name, attack in evaluation["attacks"].items()
+        if attack["norm"] == norm
+    }
+
+
+def _curve_table(corner: str, curves: dict[str, dict[float, float]]) -> str:
+    """A row for each budget of any curve, and a column for each curve."""
+    budgets = sorted({x for curve in curves.values() for x in curve})
+    rows = [
+        [f"{x:g}", *(_percent(curve.get(x)) for curve in curves.values())]
+        for x in budgets
+    ]
+    return _table([corner, *curves], rows)
 
 
 def _percent(share: float | None) -> str:

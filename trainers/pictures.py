@@ -25,8 +25,16 @@ _COLOURS = {
     "ordinary": "#D55E00",
     "stable_ode": "#CC79A7",
     "stable_network": "#0072B2",
+    "fgsm_training": "#E69F00",
+    "stable_network_fgsm": "#009E73",
 }
-_MARKERS = {"ordinary": "o", "stable_ode": "s", "stable_network": "D"}
+_MARKERS = {
+    "ordinary": "o",
+    "stable_ode": "s",
+    "stable_network": "D",
+    "fgsm_training": "^",
+    "stable_network_fgsm": "v",
+}
 _RIGHT, _WRONG = "#009E73", "#D55E00"
 _GREY = "#6B6B6B"
 _NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
@@ -108,17 +116,8 @@ def plot_attacks(record: Mapping[str, Any], path: str | Path) -> None:
         for name, attack in record["attacks"].items():
             if attack["norm"] == norm:
                 colour, marker = _ATTACK_STYLES[name]
-                order = np.argsort(attack["settings"]["epsilons"])
-                x, y = (
-                    np.array(values)[order]
-                    for values in (
-                        attack["settings"]["epsilons"],
-                        attack["accuracies"],
-                    )
-                )
                 [line] = axes.plot(
-                    x,
-                    100 * y,
+                    *_curve(attack),
                     color=colour,
                     marker=marker,
                     markersize=4,
@@ -138,6 +137,59 @@ def plot_attacks(record: Mapping[str, Any], path: str | Path) -> None:
     for axes, lines in labelled:
         _label_lines(figure, axes, lines)
     _save(figure, path)
+
+
+def plot_models(
+    records: Mapping[str, Mapping[str, Any]], path: str | Path
+) -> None:
+    """Draws accuracy under FGSM and PGD, a colour for each model, as a PNG.
+
+    Args:
+        records: of `trainers.attack_suite`, by the names of the models; of the
+            same images, with the attacks "fgsm" and "pgd".
+        path: for example results/models.png.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+        ValueError: if an attack is missing.
+    """
+    for name, record in records.items():
+        if missing := {"fgsm", "pgd"} - record["attacks"].keys():
+            raise ValueError(
+                "Every model must have been attacked by fgsm and pgd. "
+                f"Received: {name} without {', '.join(sorted(missing))}"
+            )
+    first = next(iter(records.values()))
+    figure = _figure(8.4, 5.2)
+    axes = figure.add_subplot()
+    _bare(axes)
+    axes.set_title(
+        f"{dataset_title(first['dataset'])}: accuracy on "
+        f"{first['num_images']} test images under PGD (solid) and FGSM "
+        "(dashed), %",
+        loc="left",
+        fontsize=12,
+    )
+    axes.set_xlabel("ℓ∞ budget ε (pixels range from 0 to 1)")
+    for name, record in records.items():
+        style = _style(name)
+        pgd = _curve(record["attacks"]["pgd"])
+        axes.plot(*pgd, **style, label=model_title(name))
+        style |= {"linestyle": (0, (4, 2)), "linewidth": 1.2, "marker": ""}
+        axes.plot(*_curve(record["attacks"]["fgsm"]), **style)
+    right = max(line.get_xdata()[-1] for line in axes.lines)
+    axes.set(xlim=(0, right), ylim=(0, 101))
+    dots = {"color": _GREY, "linewidth": 1, "linestyle": (0, (1, 2))}
+    axes.axhline(10, **dots, label="chance")
+    axes.legend(loc="upper right", frameon=False, labelcolor="linecolor")
+    _save(figure, path)
+
+
+def _curve(attack: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Budgets in ascending order, and accuracies in per cent."""
+    budgets = np.array(attack["settings"]["epsilons"])
+    order = np.argsort(budgets)
+    return budgets[order], 100 * np.array(attack["accuracies"])[order]
 
 
 def _plot_certified(axes: Any, points: Sequence[Mapping[str, float]]) -> Any:

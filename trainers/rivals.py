@@ -4,7 +4,8 @@
 
 Same architecture, initial draw, schedule and number of steps for all. FGSM is
 run on all test images, PGD on the first --pgd_images of them. Everything goes
-to results/DATASET/rivals/seedN: checkpoints, a JSON file for each model, and
+to results/DATASET/rivals/seedN: checkpoints, models/NAME as `trainers.train`
+writes them, for `trainers.evaluate`, a JSON file for each model, and
 results.json. Interrupted, the same command carries on; models that are known
 already are not trained or attacked again. Several seeds are summed up by
 `python -m trainers.summarise results/mnist/rivals/seed*/results.json`.
@@ -20,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 from absl import app, flags, logging
 
 from trainers import command_line, datasets, report, training
@@ -183,6 +185,9 @@ def _measure(
 ) -> dict[str, Any]:
     print(f"\nTraining {name}")
     trained = training.train(recipe, train, directory / "checkpoints", name)
+    # What is saved predicts; how it was trained is of no use there.
+    plain = keras.Model(trained.model.input, trained.model.output, name=name)
+    training.save(plain, directory / "models" / name)
     summary = describe(name, trained.model, 0.0, trained)
     summary["recipe"] = dataclasses.asdict(recipe)
     summary["attack"] = attack

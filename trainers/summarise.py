@@ -7,7 +7,7 @@
 The files must be of the same data set, preset and models. The spread is half
 the distance between the largest and the smallest value, for several files.
 Files of `trainers.evaluate` are set beside each other instead, named after
-their directories.
+their directories; --plot=models.png draws their FGSM and PGD.
 """
 
 import json
@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app
+from absl import app, flags
 
-from trainers import attack_report, command_line
+from trainers import attack_report, command_line, pictures
 from trainers.report import Results, model_title, points_by_epsilon
 
 _EPSILONS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2)
@@ -35,6 +35,10 @@ _FEW_EPSILONS = (0.05, 0.1)
 _FEW_QUANTITIES = (
     ("δ(A), from above", "delta_upper", 2),
     ("Lipschitz bound", "lipschitz_bound", 1),
+)
+
+_PLOT = flags.DEFINE_string(
+    "plot", None, "PNG file for the attacks of trainers.evaluate."
 )
 
 
@@ -100,11 +104,17 @@ def main(argv: Sequence[str]) -> None:
         paths = [Path(path) for path in argv[1:]]
         files = [json.loads(path.read_text()) for path in paths]
         if all("attacks" in file for file in files):
-            names = [model_title(path.parent.name) for path in paths]
-            print(attack_report.markdown(files, names))
+            names = [path.parent.name for path in paths]
+            titles = [model_title(name) for name in names]
+            print(attack_report.markdown(files, titles))
+            if _PLOT.value:
+                records = dict(zip(names, files, strict=True))
+                pictures.plot_models(records, _PLOT.value)
+        elif _PLOT.value:
+            raise ValueError("--plot is for files of trainers.evaluate.")
         else:
             print(summary(files))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ImportError, ValueError, KeyError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -172,6 +172,7 @@ def save(model: keras.Model, directory: Path) -> Path:
     Raises:
       ValueError, NotADirectoryError: as `stable_node_tf.export.export`.
     """
+    directory.mkdir(parents=True, exist_ok=True)
     unfinished = directory / ".model.tmp.keras"
     model.save(unfinished)
     unfinished.replace(directory / "model.keras")

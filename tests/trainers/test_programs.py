@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -423,6 +424,16 @@ def test_evaluations_are_set_beside_each_other(tmp_path, data, capsys):
     assert lines[6] == "| check | ordinary | stable network |"
     assert any("zero | passed, share 0 | passed" in line for line in lines)
     assert all(line.count("|") == 4 for line in lines if line)
+
+    with flagsaver.flagsaver(plot=str(tmp_path / "models.png")):
+        with pytest.raises(SystemExit, match="ordinary without pgd"):
+            summarise.main(["summarise", *files])
+        for file in files:
+            record = json.loads(Path(file).read_text())
+            record["attacks"]["pgd"] = record["attacks"]["fgsm"]
+            Path(file).write_text(json.dumps(record))
+        summarise.main(["summarise", *files])
+    assert (tmp_path / "models.png").is_file()
 
     record = json.loads((tmp_path / "ordinary/evaluation.json").read_text())
     record["num_images"] = 31

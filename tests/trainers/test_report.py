@@ -272,6 +272,55 @@ def test_separation_shows_median_maximum_and_bound(monkeypatch):
         np.testing.assert_allclose(median, np.exp((rate - 0.4) * times))
 
 
+def evaluation(shift):
+    def attack(accuracies):
+        budgets = [0.2, 0.0, 0.1]
+        return {
+            "settings": {"epsilons": budgets},
+            "accuracies": [max(a - shift, 0.0) for a in accuracies],
+        }
+
+    return {
+        "dataset": "mnist",
+        "num_images": 10,
+        "attacks": {
+            "fgsm": attack([0.3, 0.9, 0.6]),
+            "pgd": attack([0.2, 0.9, 0.5]),
+        },
+    }
+
+
+def test_models_under_both_attacks_have_one_colour_each(monkeypatch):
+    names = ["ordinary", "stable_network", "fgsm_training"]
+    records = {n: evaluation(0.1 * i) for i, n in enumerate(names)}
+    figure, found = texts(
+        monkeypatch, lambda: pictures.plot_models(records, "unused")
+    )
+    [axes] = figure.axes
+    *curves, chance = axes.lines
+    assert len(curves) == 6 and len({c.get_color() for c in curves}) == 3
+    for index, (pgd, fgsm) in enumerate(
+        zip(curves[::2], curves[1::2], strict=True)
+    ):
+        assert pgd.get_color() == fgsm.get_color()
+        assert (pgd.get_linestyle(), fgsm.get_linestyle()) == ("-", "--")
+        np.testing.assert_array_equal(pgd.get_xdata(), [0.0, 0.1, 0.2])
+        expected = np.array([90.0, 50.0, 20.0]) - 10.0 * index
+        np.testing.assert_allclose(pgd.get_ydata(), expected)
+    assert {"ordinary", "stable network", "FGSM training"} <= found.keys()
+    legend = axes.get_legend().get_window_extent()
+    for line in axes.lines[:-1]:
+        points = axes.transData.transform(line.get_xydata())
+        assert not any(legend.contains(x, y) for x, y in points)
+
+
+def test_models_need_both_attacks():
+    record = evaluation(0.0)
+    del record["attacks"]["pgd"]
+    with pytest.raises(ValueError, match="Received: ordinary without pgd"):
+        pictures.plot_models({"ordinary": record}, "unused")
+
+
 def test_pictures_are_written_alike_twice(results, tmp_path):
     times, ratios = separations()
     deltas = dict.fromkeys(ratios, 0.2)

@@ -9,7 +9,7 @@ from absl import flags
 from absl.testing import flagsaver
 from bars import split
 
-from stable_node_tf import worst_case_log_norm
+from stable_node_tf import export, worst_case_log_norm
 from trainers import datasets, rivals, training, variants
 from trainers.recipe import Recipe
 from trainers.rival_methods import (
@@ -184,5 +184,16 @@ def test_compares_all_rivals_and_carries_on(tmp_path, monkeypatch, capsys):
     run(*arguments, "--methods=shift,stable_network_fgsm")
     assert before == {p: p.stat().st_mtime_ns for p in before}
     assert (directory / "stable_network_fgsm.json").is_file()
+    saved = directory / "models" / "stable_network_fgsm"
+    model = keras.saving.load_model(saved / "model.keras", compile=False)
+    images = split(40, 2).pixels
+    np.testing.assert_allclose(
+        export.load(saved)(images), model(images), atol=1e-5
+    )
+    [attacked] = json.loads((directory / "results.json").read_text())["models"][
+        1:
+    ]
+    right = np.mean(np.argmax(model(images), -1) == split(40, 2).labels)
+    assert attacked["clean_accuracy"] == pytest.approx(right)
     with pytest.raises(SystemExit, match="methods.*Received: magic"):
         run(*arguments, "--methods=magic")

@@ -36,7 +36,9 @@ def tiny(monkeypatch):
     monkeypatch.setattr(
         zoo,
         "_PGD",
-        attack_suite.Suite(["pgd", "pgd_l2"], [0.1], [0.3, 1.0], **few),
+        attack_suite.Suite(
+            ["pgd", "pgd_l2", "margin_l2"], [0.1], [0.3, 1.0], **few
+        ),
     )
 
 
@@ -120,12 +122,17 @@ def test_an_interrupted_build_keeps_no_export_of_other_code(
 
 
 def test_a_refuted_certificate_is_not_published(tmp_path, tiny, monkeypatch):
-    refuted = honesty.Check("No attack", False, {"largest_excess_points": 1.0})
-    monkeypatch.setattr(
-        honesty, "certified_at_most_attacked", lambda *args: refuted
-    )
+    asked = []
+
+    def refuted(certified, curves):
+        asked.append(len(curves))
+        measured = {"largest_excess_points": 1.0}
+        return honesty.Check("No attack", False, measured)
+
+    monkeypatch.setattr(honesty, "certified_at_most_attacked", refuted)
     with pytest.raises(SystemExit, match="refuted: No attack"):
         run(tmp_path, "--models=mnist_certified")
+    assert asked == [2]  # pgd_l2 and margin_l2
     assert not (tmp_path / "zoo").exists()
 
 
