@@ -182,6 +182,8 @@ def test_one_piece_is_the_layer_itself():
 def test_refuses():
     with pytest.raises(TypeError, match="layer=<Dense"):
         PiecewiseODELayer(keras.layers.Dense(3))
+    with pytest.raises(TypeError, match="layer=<PiecewiseODELayer"):
+        PiecewiseODELayer(PiecewiseODELayer(StableODELayer()))
     with pytest.raises(ValueError, match="num_pieces=0"):
         PiecewiseODELayer(StableODELayer(), 0)
     built = StableODELayer()

@@ -61,9 +61,12 @@ class Recipe:
         for name, choices in (
             ("dataset", datasets.NAMES),
             ("activation", tuple(_ACTIVATIONS)),
+            ("solver", solvers.NAMES),
+            ("jit_compile", (False, True)),
         ):
             value = getattr(self, name)
-            require(value in choices, name, value, f"one of {choices}")
+            known = value in choices and isinstance(value, type(choices[0]))
+            require(known, name, value, f"one of {choices}")
         for name in ("width", "num_steps", "epochs", "batch_size"):
             value = getattr(self, name)
             whole = isinstance(value, int) and value >= 1

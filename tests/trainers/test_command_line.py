@@ -14,8 +14,10 @@ PROGRAMS = [
     "compare",
     "evaluate",
     "prepare_data",
+    "rivals",
     "summarise",
     "train",
+    "zoo",
 ]
 
 

@@ -8,10 +8,10 @@ import zipfile
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from stable_node_tf import ode_classifier
+from stable_node_tf import Euler, ode_classifier
 from trainers import datasets, measurement, sources, train
 from trainers.recipe import Recipe
 
@@ -83,6 +83,9 @@ def test_odd_flags_are_taken_or_refused(no_data, values):
     assert "\n" not in message.strip()
 
 
+@example(name="jit_compile", value=1j)
+@example(name="jit_compile", value=1)
+@example(name="solver", value=Euler())
 @settings(max_examples=80, deadline=None)
 @given(
     name=st.sampled_from([field for field in Recipe.__annotations__]),
