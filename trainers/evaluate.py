@@ -246,7 +246,7 @@ def _checks(
     )
     # The margin ratio is constant, whatever the model, where the answer is
     # wrong and the true class not even second.
-    smooth = [c for n, c in gradient.items() if n != "margin"]
+    smooth = [c for n, c in gradient.items() if not n.startswith("margin")]
     if smooth:
         checks.append(
             honesty.few_zero_gradients(

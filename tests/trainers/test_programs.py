@@ -302,6 +302,14 @@ def test_evaluate_runs_every_attack_and_check(tmp_path, data, capsys):
         assert accuracies == sorted(accuracies, reverse=True)
     assert record["attacks"]["square"]["zero_gradient_share"] is None
     assert len(record["checks"]) == 7
+    [zeros] = [c for c in record["checks"] if "zero" in c["name"]]
+    shares = {
+        name: attack["zero_gradient_share"]
+        for name, attack in record["attacks"].items()
+    }
+    assert shares["margin_l2"] == shares["margin"] > 0
+    smooth = max(shares[name] for name in ("fgsm", "pgd", "pgd_l2"))
+    assert zeros["measured"]["share"] == smooth < shares["margin"]
     certified = record["certified"]["certified"]
     assert [point["radius"] for point in certified] == [0.0, 1.0]
     for name in ("pgd_l2", "margin_l2"):
