@@ -1,5 +1,6 @@
 """What is proven about a whole classifier: certified ℓ2 radii and accuracy."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import tensorflow as tf
 
 from stable_node_tf import activations, solvers
 from stable_node_tf.deep_ode import DeepODELayer
-from stable_node_tf.ode_layer import ODELayer
+from stable_node_tf.layers import StableODELayer
 from stable_node_tf.piecewise_ode import PiecewiseODELayer
 from stable_node_tf.stability.certificates import (
     network_lipschitz,
@@ -24,12 +25,25 @@ from stable_node_tf.stability.forward_rounding import (
 )
 from stable_node_tf.stability.radius import certified_radius, pair_distances
 
+# Types are compared, not instances: a subclass may compute anything.
 _PASS_THROUGH = (
-    keras.layers.InputLayer,
     keras.layers.Flatten,
     keras.layers.Reshape,
     keras.layers.Dropout,
 )
+_NEURAL_ODES = (StableODELayer, DeepODELayer)
+
+
+class _Link(NamedTuple):
+    """A layer of a chain that is not the identity.
+
+    Attributes:
+      layer: the layer.
+      positions: to how many rows of an input it is applied, each on its own.
+    """
+
+    layer: keras.layers.Layer
+    positions: int
 
 
 class Certifier(NamedTuple):
@@ -91,17 +105,18 @@ def certifier(model: keras.Model) -> Certifier:
     """Bounds a chain of affine layers and neural ODEs.
 
     The Lipschitz constant of logit_i - logit_j is the product of those of the
-    layers, times |W_i - W_j|₂ for the read-out W. Where all layers are float32
-    or float64, and all neural ODEs are solved by explicit Euler and have
-    `LeakyTanh` or `SmoothLeakyReLU`, the rounding errors of the network as it
-    is computed are bounded too, see `stability.forward_rounding` for what that
-    assumes. Elsewhere `holds_for` says "real arithmetic".
+    layers, times |W_i - W_j|₂ for the read-out W. Where the input and all layers
+    are float32 or float64, and all neural ODEs are solved by explicit Euler and
+    have `LeakyTanh` or `SmoothLeakyReLU`, the rounding errors of the network as
+    it is computed are bounded too, see `stability.forward_rounding` for what
+    that assumes. Elsewhere, and in float32 where TensorFlow may round to TF32
+    on a GPU, `holds_for` says "real arithmetic".
 
     Args:
       model: a functional or sequential model, one layer after the other, out
         of `Flatten`, `Reshape`, `Dropout`, `Dense` without activation,
         `StableODELayer`, `DeepODELayer` and `PiecewiseODELayer`, a `Dense`
-        layer at the end.
+        layer at the end; none of them quantised or of a subclass.
 
     Raises:
       ValueError: naming the layer, if the model is not such a chain or no
@@ -112,18 +127,18 @@ def certifier(model: keras.Model) -> Certifier:
     >>> bounds.pair_lipschitz.shape
     (10, 10)
     """
-    layers = _chain(model)
-    unit = _unit_roundoff(layers)
+    links, dtypes = _chain(model)
+    unit = _unit_roundoff(links, dtypes)
     factors, state = [1.0], EXACT_INPUT
-    for layer in layers[:-1]:
-        if isinstance(layer, ODELayer):
+    for layer, positions in links[:-1]:
+        if isinstance(layer, _NEURAL_ODES):
             bound, state = _after_ode(layer, state, unit)
         else:
             kernel, bias = _affine(layer)
             bound = spectral_norm_bound(kernel)
-            state = after_dense(state, kernel, bias, unit)
+            state = after_dense(state, kernel, bias, unit, positions)
         factors.append(bound)
-    kernel, bias = _affine(layers[-1])
+    kernel, bias = _affine(links[-1].layer)
     before = network_lipschitz(*factors)
     offset, slope = pair_errors(state, kernel, bias, unit)
     apart = pair_distances(kernel)
@@ -133,7 +148,7 @@ def certifier(model: keras.Model) -> Certifier:
         slope,
         "2-norm, real arithmetic"
         if unit == 0.0
-        else f"2-norm, {layers[0].compute_dtype} arithmetic as computed",
+        else f"2-norm, {min(dtypes)} arithmetic as computed",
     )
 
 
@@ -173,7 +188,7 @@ def _radii(
     images = np.asarray(images, model.inputs[0].dtype)
     answers = [
         answer(images[start : start + batch_size])
-        for start in range(0, len(images), batch_size)
+        for start in range(0, max(len(images), 1), batch_size)
     ]
     labels, radii = zip(*answers, strict=True)
     return np.concatenate(labels), np.concatenate(radii)
@@ -199,7 +214,8 @@ def certified_accuracy(
       batch_size: images per call of the model.
 
     Raises:
-      ValueError: as `certifier`, or if a radius is negative or not finite.
+      ValueError: as `certifier`, or if a radius is negative or not finite, or
+        the labels are not one integer for each image.
 
     >>> from stable_node_tf import ode_classifier
     >>> model = ode_classifier(width=8, delta_bar=0.0)
@@ -214,9 +230,16 @@ def certified_accuracy(
             "`radii` must be a list of finite numbers >= 0. "
             f"Received: radii={radii!r}"
         )
+    labels = np.asarray(labels)
+    count = len(images)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"`labels` must be {count} integers, one for each image. Received: "
+            f"labels of shape {labels.shape} and dtype {labels.dtype}"
+        )
     certify = certifier(model)
     predicted, proven = _radii(model, certify, images, batch_size)
-    correct = predicted == np.asarray(labels)
+    correct = predicted == labels
     # "Within" includes the sphere, on which nothing is proven.
     safe = correct[None, :] & (proven[None, :] > budgets[:, None])
     return CertifiedCurve(
@@ -228,8 +251,8 @@ def certified_accuracy(
     )
 
 
-def _chain(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers that matter, in order, the last one the read-out."""
+def _chain(model: keras.Model) -> tuple[list[_Link], set[str]]:
+    """What matters of a model, in order, the read-out last, and all dtypes."""
     tensors = (getattr(model, "inputs", None) or []) + (
         getattr(model, "outputs", None) or []
     )
@@ -238,61 +261,88 @@ def _chain(model: keras.Model) -> list[keras.layers.Layer]:
             "A certified model must have one input and one output. "
             f"Received: model {getattr(model, 'name', model)!r}"
         )
-    layers, tensor = [], model.outputs[0]
+    links, tensor = [], model.outputs[0]
+    dtypes = {model.inputs[0].dtype}
     while True:
-        layer, _, _ = tensor._keras_history
+        layer, node, _ = tensor._keras_history
         if isinstance(layer, keras.layers.InputLayer):
             break
-        inputs = layer.input
-        if (
-            isinstance(inputs, list | tuple | dict)
-            or len(layer._inbound_nodes) != 1
-        ):
+        inputs = layer._inbound_nodes[node].input_tensors
+        if len(inputs) != 1:
             raise ValueError(
                 "A certified model must be a chain of layers. Received: layer "
-                f"{layer.name!r} with several inputs, or used several times"
+                f"{layer.name!r} with several inputs"
             )
-        if isinstance(layer, PiecewiseODELayer):
-            layers += reversed(layer.pieces)
-        elif not isinstance(layer, _PASS_THROUGH):
-            layers.append(layer)
-        tensor = inputs
-    layers.reverse()
-    if not layers or not isinstance(layers[-1], keras.layers.Dense):
+        [tensor] = inputs
+        dtypes |= {layer.compute_dtype, layer.variable_dtype}
+        if type(layer) is PiecewiseODELayer:
+            links += [_Link(piece, 1) for piece in reversed(layer.pieces)]
+        elif type(layer) not in _PASS_THROUGH:
+            _check_known(layer)
+            links.append(_Link(layer, _positions(layer, tensor)))
+    links.reverse()
+    shape = model.outputs[0].shape
+    if (
+        not links
+        or type(links[-1].layer) is not keras.layers.Dense
+        or shape != (None, links[-1].layer.units)
+    ):
         raise ValueError(
-            "A certified model must end with a Dense layer. "
-            f"Received: model {model.name!r}"
+            "A certified model must end with a Dense layer, whose answers have "
+            "the shape (batch, classes). "
+            f"Received: model {model.name!r}, answers of shape {shape}"
         )
-    for layer in layers:
-        known = isinstance(layer, ODELayer) or (
-            isinstance(layer, keras.layers.Dense)
-            and layer.activation is keras.activations.linear
-        )
-        if not known:
-            raise ValueError(
-                "No Lipschitz constant is known for layer "
-                f"{layer.name!r} of type {type(layer).__name__}. Expected: "
-                "Dense without activation, or a neural ODE of this package"
-            )
-    return layers
+    return links, dtypes
 
 
-def _unit_roundoff(layers: list[keras.layers.Layer]) -> float:
+def _check_known(layer: keras.layers.Layer) -> None:
+    dense = (
+        type(layer) is keras.layers.Dense
+        and layer.activation is keras.activations.linear
+        and layer.quantization_mode is None
+    )
+    if not dense and type(layer) not in _NEURAL_ODES:
+        raise ValueError(
+            "No Lipschitz constant is known for layer "
+            f"{layer.name!r} of type {type(layer).__name__}. Expected: "
+            "Dense without activation or quantisation, or a neural ODE of this "
+            "package"
+        )
+
+
+def _positions(layer: keras.layers.Layer, tensor: Any) -> int:
+    middle = tensor.shape[1:-1]
+    if None in middle:
+        raise ValueError(
+            "A certified model must have inputs of one shape. Received: layer "
+            f"{layer.name!r} with inputs of shape {tensor.shape}"
+        )
+    return math.prod(middle)
+
+
+def _unit_roundoff(links: list[_Link], dtypes: set[str]) -> float:
     """U of the arithmetic, or 0 where its rounding is not bounded here."""
-    dtypes = {layer.compute_dtype for layer in layers}
-    dtypes |= {layer.variable_dtype for layer in layers}
     known = all(
         isinstance(layer.solver, solvers.Euler)
         and isinstance(
             layer.activation,
             activations.LeakyTanh | activations.SmoothLeakyReLU,
         )
-        for layer in layers
-        if isinstance(layer, ODELayer)
+        for layer, _ in links
+        if isinstance(layer, _NEURAL_ODES)
     )
     if not known or dtypes not in ({"float32"}, {"float64"}):
         return 0.0
-    return float(np.finfo(dtypes.pop()).eps) / 2
+    if dtypes == {"float32"} and _may_use_tf32():
+        return 0.0
+    return float(np.finfo(min(dtypes)).eps) / 2
+
+
+def _may_use_tf32() -> bool:
+    return (
+        tf.config.experimental.tensor_float_32_execution_enabled()
+        and len(tf.config.get_visible_devices("GPU")) > 0
+    )
 
 
 def _affine(layer: keras.layers.Dense) -> tuple[np.ndarray, np.ndarray]:

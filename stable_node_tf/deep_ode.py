@@ -11,7 +11,10 @@ from stable_node_tf.ode_layer import ODELayer
 from stable_node_tf.product_constraint import ProductLogNormConstraint
 from stable_node_tf.solver_bounds import LipschitzBound, field_lipschitz
 from stable_node_tf.solvers.deep_field import DeepField
-from stable_node_tf.stability.certificates import spectral_norm_bound
+from stable_node_tf.stability.certificates import (
+    network_lipschitz,
+    spectral_norm_bound,
+)
 from stable_node_tf.stability.checks import check_count, check_number
 from stable_node_tf.stability.product_log_norm import (
     certified_product_log_norm,
@@ -30,7 +33,8 @@ class DeepODELayer(ODELayer):
     Tudisco, arXiv 2402.13092, for c = 0). With a `delta_bar` the kernels start
     with δ <= δ̄, and a `ProductLogNormConstraint` keeps them there in training
     by scaling them. Scaling alone makes no product contract, so δ̄ + c must be
-    positive: where δ̄ <= 0 is wanted, the damping c provides it.
+    positive: where δ̄ <= 0 is wanted, the damping c provides it. It is the
+    constraint of A_k: with A_k frozen and others not, nothing keeps δ <= δ̄.
 
     Variables, solve and constraint stay in float32 under mixed precision.
     Gradients of fixed grids are taken through the grid.
@@ -102,7 +106,10 @@ class DeepODELayer(ODELayer):
                 "which makes none contract. Raise `damping`. Received: "
                 f"delta_bar={delta_bar}, damping={damping}"
             )
-        self._field = DeepField(self.activation, self.damping)
+
+    @property
+    def _field(self):
+        return DeepField(self.activation, self.damping)
 
     def build(self, input_shape) -> None:
         """Creates A_i, b_i and, with a `delta_bar`, the certificate."""
@@ -176,8 +183,7 @@ class DeepODELayer(ODELayer):
             upper = product_log_norm(kernels, self.alpha, starts=1).upper
             delta = self._damped(upper)
         norm = self.damping
-        if all(np.any(kernel) for kernel in kernels):
-            norm += float(np.prod([spectral_norm_bound(A) for A in kernels]))
+        norm += network_lipschitz(*(spectral_norm_bound(A) for A in kernels))
         norm = float(np.nextafter(norm * (1 + 1e-12), np.inf))
         return field_lipschitz(self.solver, self.terminal_time, delta, norm)
 

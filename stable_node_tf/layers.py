@@ -78,13 +78,16 @@ class StableODELayer(ODELayer):
             bias_initializer,
             **kwargs,
         )
-        self._field = solvers.LayerField(self.activation)
         self.discrete = bool(discrete)
         if self.discrete and not isinstance(self.solver, solvers.Euler):
             raise ValueError(
                 "`discrete` needs the solver to be explicit Euler. "
                 f"Received: solver={solver!r}"
             )
+
+    @property
+    def _field(self):
+        return solvers.LayerField(self.activation)
 
     def build(self, input_shape) -> None:
         """Creates A, b and, with a `delta_bar`, the certificate weights."""

@@ -32,10 +32,9 @@ class StabilityReport(NamedTuple):
 class ODELayer(keras.layers.Layer):
     """Maps u(0) to u(T) where u' = f(u), for an f made of kernels and σ.
 
-    A subclass sets the field f, `_field`, in its constructor and creates the
-    weights in `build`; it has `delta_bounds`, `lipschitz_bound`, and
-    `_constants`, the weights by the names that the field gives them. The
-    arguments are described there.
+    A subclass creates the weights in `build`; it has the field f, `_field`,
+    `delta_bounds`, `lipschitz_bound`, and `_constants`, the weights by the names
+    that the field gives them. The arguments are described there.
     """
 
     def __init__(

@@ -237,16 +237,125 @@ def test_says_what_it_cannot_certify():
     ode = StableODELayer(solver="dormand_prince", name="adaptive")
     with pytest.raises(ValueError, match="'adaptive'"):
         certifier(keras.Model(image, keras.layers.Dense(3)(ode(image))))
-    twice = keras.layers.Dense(4, name="twice")
-    with pytest.raises(ValueError, match="'twice'"):
-        certifier(
-            keras.Model(image, keras.layers.Dense(3)(twice(twice(image))))
-        )
     added = keras.layers.Add(name="added")([image, image])
     with pytest.raises(ValueError, match="'added'"):
         certifier(keras.Model(image, keras.layers.Dense(3)(added)))
     with pytest.raises(ValueError, match="end with a Dense"):
         certifier(keras.Model(image, StableODELayer()(image)))
+    rows = keras.layers.Reshape((2, 2))(image)
+    flat = keras.layers.Flatten()(keras.layers.Dense(3)(rows))
+    with pytest.raises(ValueError, match="shape .None, 6."):
+        certifier(keras.Model(image, flat))
+
+
+class Cubed(keras.layers.Dense):
+    def call(self, inputs):
+        return super().call(inputs) ** 3
+
+
+def test_refuses_what_only_looks_like_a_known_layer():
+    image = keras.Input((4,))
+    model = keras.Model(image, keras.layers.Dense(3, name="logits")(image))
+    model.quantize("int8")
+    with pytest.raises(ValueError, match="'logits'.*quantisation"):
+        certifier(model)
+    hidden = Cubed(4, name="cubed")(image)
+    with pytest.raises(ValueError, match="'cubed' of type Cubed"):
+        certifier(keras.Model(image, keras.layers.Dense(3)(hidden)))
+
+
+def test_rounding_is_bounded_where_all_dtypes_are_the_same():
+    image = keras.Input((4, 1))
+    flat = keras.layers.Flatten(dtype="bfloat16")(image)
+    model = keras.Model(image, keras.layers.Dense(3)(flat))
+    assert certifier(model).holds_for == "2-norm, real arithmetic"
+    wide = keras.Input((4,), dtype="float64")
+    model = keras.Model(wide, keras.layers.Dense(3)(wide))
+    assert certifier(model).holds_for == "2-norm, real arithmetic"
+
+
+def test_a_sequential_model_is_certified_before_and_after_saving(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            StableODELayer(delta_bar=0.0),
+            keras.layers.Dense(3),
+        ]
+    )
+    bounds = certifier(model)
+    model.save(tmp_path / "model.keras")
+    again = certifier(keras.saving.load_model(tmp_path / "model.keras"))
+    np.testing.assert_array_equal(again.pair_lipschitz, bounds.pair_lipschitz)
+    np.testing.assert_array_equal(again.offset, bounds.offset)
+
+
+def test_a_layer_used_twice_counts_twice():
+    image = keras.Input((3,), dtype="float64")
+    twice = keras.layers.Dense(3, dtype="float64")
+    model = keras.Model(
+        image, keras.layers.Dense(2, dtype="float64")(twice(twice(image)))
+    )
+    twice.kernel.assign(5.0 * np.eye(3))
+    model.layers[-1].kernel.assign([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    found = certifier(model).pair_lipschitz[0, 1]
+    assert 25 * np.sqrt(2) <= found < 25.0001 * np.sqrt(2)
+
+
+def test_a_bias_of_every_position_rounds():
+    """Sums of many rounded biases: off by more than one bias is."""
+    count = 4096
+    model = keras.Sequential(
+        [
+            keras.Input((count, 1)),
+            keras.layers.Dense(1, bias_initializer="ones"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+    half = np.repeat([[1.0], [-1.0]], count // 2, axis=0)
+    model.set_weights(
+        [np.ones((1, 1)), np.ones(1), np.hstack([half, 0 * half]), np.zeros(2)]
+    )
+    levels = np.linspace(0.0, 1e-3, 300, dtype=np.float32)
+    images = levels[:, None, None] * (half > 0)
+    logits = model(images.astype(np.float32)).numpy().astype(np.float64)
+    error = np.abs(logits[:, 0] - levels.astype(np.float64) * count / 2)
+    bounds = certifier(model)
+    norms = levels.astype(np.float64) * np.sqrt(count / 2)
+    allowed = bounds.offset[0, 1] + bounds.slope[0, 1] * norms
+    assert np.all(error <= allowed)
+    alone = certifier(
+        keras.Sequential([keras.Input((count, 1)), *model.layers[1:]])
+    )
+    assert bounds.offset[0, 1] > 0.9 * np.sqrt(count) * 1e-7
+    assert error.max() > alone.offset[0, 1]
+
+
+def test_labels_are_one_integer_for_each_image():
+    model, x = classifier(), images(4)
+    for wrong in ([0], [[0], [1], [2], [0]], np.eye(3)[[0, 1, 2, 0]], ["0"] * 4):
+        with pytest.raises(ValueError, match="`labels` must be 4 integers"):
+            certified_accuracy(model, x, wrong, [0.1])
+
+
+def test_no_images():
+    labels, radii = certified_radii(classifier(), images(0))
+    assert labels.shape == radii.shape == (0,)
+
+
+@pytest.mark.parametrize("block", [StableODELayer, deep])
+def test_bounds_are_of_the_activation_as_it_is(block):
+    """Also of one that was set later."""
+    layer = block(activation=LeakyTanh(0.1))
+    x = tf.ones((1, 3))
+    before = layer(x)
+    layer.activation = LeakyTanh(1.0)
+    fresh = block(activation=LeakyTanh(1.0))
+    fresh.build((1, 3))
+    fresh.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(layer(x), fresh(x))
+    assert np.any(layer(x) != before)
+    assert layer.lipschitz_bound() == fresh.lipschitz_bound()
 
 
 def test_classifier_of_the_package():

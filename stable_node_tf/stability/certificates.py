@@ -272,10 +272,16 @@ def network_lipschitz(*factors: float) -> float:
 
     >>> 6.0 <= network_lipschitz(2.0, 3.0) < 6.00001
     True
+    >>> 1.0 <= network_lipschitz(1e-200, 1e-200, 1e200, 1e200) < 1.00001
+    True
     """
     if 0.0 in factors:
         return 0.0
-    bound = math.prod(factors) * (1 + relative_rounding(2 * len(factors) + 1))
+    # A large one next while the product is small: none underflows on the way.
+    rest, product = sorted(factors), 1.0
+    while rest:
+        product *= rest.pop(-1 if product < 1.0 else 0)
+    bound = product * (1 + relative_rounding(2 * len(factors) + 1))
     return float(np.nextafter(bound, np.inf))
 
 

@@ -2,8 +2,9 @@
 
 The bounds are affine in s = |x|₂, the norm of the input: they hold for every
 input at once, those of an attacker included. They assume arithmetic of IEEE
-754 with unit roundoff u, sums in any order, fused or not, and no reduced
-precision inside matrix products (TF32, bfloat16).
+754 with unit roundoff u, sums in any order, fused or not, no reduced precision
+inside matrix products (TF32, bfloat16), and no overflow or underflow, at the
+inputs of an attacker included.
 """
 
 import math
@@ -58,9 +59,13 @@ EXACT_INPUT = Computed(Affine(0.0, 1.0), Affine(0.0, 0.0))
 
 
 def after_dense(
-    state: Computed, kernel: np.ndarray, bias: np.ndarray, unit: float
+    state: Computed,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    unit: float,
+    positions: int = 1,
 ) -> Computed:
-    """The state xW + b after an affine layer.
+    """The state XW + b after an affine layer, of each row of X.
 
     A product of n terms and a bias is off by at most γ_{n+1}(|x||W| + |b|),
     entry by entry (Higham, Accuracy and Stability of Numerical Algorithms, 2nd
@@ -71,12 +76,13 @@ def after_dense(
       kernel: W, of shape (n, m).
       bias: b, of shape (m,).
       unit: u, half the distance from 1 to the next number.
+      positions: number of rows of X. The norms of the state are Frobenius's.
 
     >>> state = after_dense(EXACT_INPUT, np.eye(2), np.zeros(2), 2.0**-24)
     >>> bool(0.0 < state.error.slope < 1e-6)
     True
     """
-    shift = float(np.linalg.norm(bias))
+    shift = math.sqrt(positions) * float(np.linalg.norm(bias))
     absolute = spectral_norm_bound(np.abs(kernel))
     local = _gamma(len(kernel) + 2, unit) * (absolute * state.size + shift)
     norm = spectral_norm_bound(kernel)
