@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf.deserialisation import rebuilt
+from stable_node_tf.operation_errors import reason
 from stable_node_tf.stability.checks import check_alpha
 
 _PACKAGE = "stable_node_tf"
@@ -255,7 +256,14 @@ def _check_slopes(
     x = tf.constant(points)
     with tf.GradientTape() as tape:
         tape.watch(x)
-        y = tf.convert_to_tensor(function(x))
+        try:
+            y = tf.convert_to_tensor(function(x))
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(
+                "`function` must accept tensors of any float dtype, float64 to "
+                f"begin with. Received: function={function!r}, which says: "
+                f"{reason(error)}"
+            ) from error
     slopes = tape.gradient(y, x)
     if slopes is None or y.shape != x.shape or y.dtype != x.dtype:
         raise ValueError(

@@ -135,6 +135,7 @@ def test_alpha_that_is_no_number_is_refused(cls, alpha):
         (tf.reduce_sum, "elementwise"),
         (tf.round, "differentiable"),
         (lambda x: tf.cast(x, tf.float32), "dtype"),
+        (lambda x: x * tf.constant(0.5), "float64 .*says: cannot compute Mul"),
     ],
 )
 def test_wrong_slope_bounds_are_refused(function, message):

@@ -333,7 +333,12 @@ def test_a_bias_of_every_position_rounds():
 
 def test_labels_are_one_integer_for_each_image():
     model, x = classifier(), images(4)
-    for wrong in ([0], [[0], [1], [2], [0]], np.eye(3)[[0, 1, 2, 0]], ["0"] * 4):
+    for wrong in (
+        [0],
+        [[0], [1], [2], [0]],
+        np.eye(3)[[0, 1, 2, 0]],
+        ["0"] * 4,
+    ):
         with pytest.raises(ValueError, match="`labels` must be 4 integers"):
             certified_accuracy(model, x, wrong, [0.1])
 

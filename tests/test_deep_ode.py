@@ -182,6 +182,22 @@ def test_weights_set_by_hand_are_noticed():
     layer.assert_constraints()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_training_that_has_diverged_goes_on(value, jit_compile):
+    """As it does with a StableODELayer."""
+    layer = DeepODELayer((4,), delta_bar=0.3)
+    layer.build((None, 3))
+    layer.kernels[0].assign(np.full((4, 3), value, np.float32))
+    last = layer.kernels[-1]
+    before = last.numpy()
+    constrain = tf.function(
+        lambda: last.constraint(last.value), jit_compile=jit_compile
+    )
+    np.testing.assert_array_equal(constrain(), before)
+    assert not np.any(np.isfinite(layer.kernels[0]))
+
+
 def test_equal_seeds_draw_different_kernels():
     layer = DeepODELayer(
         (4, 4), kernel_initializer=keras.initializers.GlorotUniform(seed=3)

@@ -50,7 +50,8 @@ def scale_into_bound(
     multipliers take two damped Newton steps towards better ones: carried from
     one optimiser step to the next they stay near the best. Multipliers that
     prove nothing any more are replaced by neutral ones. The result leaves room
-    for the rounding errors of storing the kernels.
+    for the rounding errors of storing the kernels. Kernels that are not finite
+    get the factor 1.
 
     Args:
       kernels: A_1, ..., A_k, see `quadratic_form`, float32 or float64.
@@ -69,6 +70,11 @@ def scale_into_bound(
     """
     unit = float(np.finfo(kernels[0].dtype.as_numpy_dtype).eps) / 2
     kernels = [tf.cast(kernel, tf.float64) for kernel in kernels]
+    # Eigendecompositions stop the program at NaN; training may go on.
+    finite = tf.reduce_all(
+        [tf.reduce_all(tf.math.is_finite(kernel)) for kernel in kernels]
+    )
+    kernels = [tf.where(finite, A, tf.zeros_like(A)) for A in kernels]
     sizes = [kernel.shape[0] for kernel in kernels]
     size, count = sizes[-1], len(sizes)
     norms = [tf.maximum(tf.norm(A), _SMALLEST_NORM) for A in kernels]
