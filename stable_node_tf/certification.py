@@ -105,11 +105,11 @@ def certifier(model: keras.Model) -> Certifier:
     """Bounds a chain of affine layers and neural ODEs.
 
     The Lipschitz constant of logit_i - logit_j is the product of those of the
-    layers, times |W_i - W_j|₂ for the read-out W. Where the input and all layers
-    are float32 or float64, and all neural ODEs are solved by explicit Euler and
-    have `LeakyTanh` or `SmoothLeakyReLU`, the rounding errors of the network as
-    it is computed are bounded too, see `stability.forward_rounding` for what
-    that assumes. Elsewhere, and in float32 where TensorFlow may round to TF32
+    layers, times |W_i - W_j|₂ for the read-out W. Where the input and all
+    layers are float32 or float64, and all neural ODEs are solved by explicit
+    Euler and have `LeakyTanh` or `SmoothLeakyReLU`, the rounding errors of the
+    network as it is computed are bounded too, see `stability.forward_rounding`
+    for what that assumes. Elsewhere, and in float32 where TensorFlow may round to TF32
     on a GPU, `holds_for` says "real arithmetic".
 
     Args:

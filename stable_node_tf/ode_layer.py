@@ -32,9 +32,9 @@ class StabilityReport(NamedTuple):
 class ODELayer(keras.layers.Layer):
     """Maps u(0) to u(T) where u' = f(u), for an f made of kernels and σ.
 
-    A subclass creates the weights in `build`; it has the field f, `_field`,
-    `delta_bounds`, `lipschitz_bound`, and `_constants`, the weights by the names
-    that the field gives them. The arguments are described there.
+    A subclass creates the weights in `build`; it has `delta_bounds`,
+    `lipschitz_bound`, the field f as `_field`, and `_constants`, the weights by
+    the names that the field gives them. The arguments are described there.
     """
 
     def __init__(

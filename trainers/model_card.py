@@ -57,7 +57,8 @@ def card(results: dict[str, Any]) -> str:
             "`logits`, `probabilities` and `label`, the signature `certify` "
             "answers `certified_radius`: no image closer than that in the "
             "2-norm has another label (on a GPU, if TF32 is off). The "
-            "directory is laid out for TensorFlow Serving; nothing of this project is needed to use it."
+            "directory is laid out for TensorFlow Serving; nothing of this "
+            "project is needed to use it."
         ),
         _wrap(
             "Intended for research on robustness, and for teaching: as a "
