@@ -109,8 +109,8 @@ def certifier(model: keras.Model) -> Certifier:
     layers are float32 or float64, and all neural ODEs are solved by explicit
     Euler and have `LeakyTanh` or `SmoothLeakyReLU`, the rounding errors of the
     network as it is computed are bounded too, see `stability.forward_rounding`
-    for what that assumes. Elsewhere, and in float32 where TensorFlow may round to TF32
-    on a GPU, `holds_for` says "real arithmetic".
+    for what that assumes. Elsewhere, and in float32 where TensorFlow may round
+    to TF32 on a GPU, `holds_for` says "real arithmetic".
 
     Args:
       model: a functional or sequential model, one layer after the other, out
