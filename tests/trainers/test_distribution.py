@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from children import in_children
 from tensorboard.backend.event_processing import event_accumulator
 
 from trainers import datasets, distribution, training
@@ -136,22 +137,6 @@ def free_ports(count):
         for opened in sockets:
             opened.bind(("127.0.0.1", 0))
         return [opened.getsockname()[1] for opened in sockets]
-
-
-def in_children(*jobs):
-    """Forks a child for each job and returns the exit statuses."""
-    children = []
-    for function, *arguments in jobs:
-        child = os.fork()
-        if child == 0:
-            try:
-                function(*arguments)
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
-                os._exit(1)
-            os._exit(0)
-        children.append(child)
-    return [os.waitpid(child, 0)[1] for child in children]
 
 
 def everything(directory):

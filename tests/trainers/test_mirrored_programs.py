@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 from absl import flags
 from bars import split
+from children import in_children
 
 from stable_node_tf import export
 from trainers import certify, compare, datasets
@@ -47,23 +48,6 @@ def run(program, words):
     program.main(["program"])
 
 
-def in_children(*jobs):
-    """Forks a child for each job in turn, and returns the exit statuses."""
-    statuses = []
-    for function, *arguments in jobs:
-        child = os.fork()
-        if child == 0:
-            try:
-                function(*arguments)
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
-                os._exit(1)
-            sys.stdout.flush()
-            os._exit(0)
-        statuses.append(os.waitpid(child, 0)[1])
-    return statuses
-
-
 def run_all(directory):
     """Forks before TensorFlow starts: each program has a strategy of its own.
 
@@ -80,8 +64,8 @@ def run_all(directory):
         for name in STRATEGIES
         for program, words in PROGRAMS.items()
     ]
-    statuses = in_children(*((run, *job) for job in jobs))
-    assert not any(statuses), statuses
+    statuses = [in_children((run, *job)) for job in jobs]
+    assert statuses == [[0]] * len(jobs)
 
 
 @pytest.fixture(scope="module")
