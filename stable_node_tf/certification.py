@@ -275,11 +275,12 @@ def _chain(model: keras.Model) -> tuple[list[_Link], set[str]]:
             )
         [tensor] = inputs
         dtypes |= {layer.compute_dtype, layer.variable_dtype}
-        if type(layer) is PiecewiseODELayer:
-            links += [_Link(piece, 1) for piece in reversed(layer.pieces)]
-        elif type(layer) not in _PASS_THROUGH:
-            _check_known(layer)
-            links.append(_Link(layer, _positions(layer, tensor)))
+        if type(layer) in _PASS_THROUGH:
+            continue
+        piecewise = type(layer) is PiecewiseODELayer
+        for part in reversed(layer.pieces if piecewise else [layer]):
+            _check_known(part)
+            links.append(_Link(part, _positions(part, tensor)))
     links.reverse()
     shape = model.outputs[0].shape
     if (

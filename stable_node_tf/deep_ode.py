@@ -182,9 +182,9 @@ class DeepODELayer(ODELayer):
         if delta is None:
             upper = product_log_norm(kernels, self.alpha, starts=1).upper
             delta = self._damped(upper)
-        norm = self.damping
-        norm += network_lipschitz(*(spectral_norm_bound(A) for A in kernels))
-        norm = float(np.nextafter(norm * (1 + 1e-12), np.inf))
+        product = network_lipschitz(*(spectral_norm_bound(A) for A in kernels))
+        norm = (self.damping + product) * (1 + 1e-12)
+        norm = float(np.nextafter(norm, np.inf))
         return field_lipschitz(self.solver, self.terminal_time, delta, norm)
 
     def assert_constraints(self) -> None:

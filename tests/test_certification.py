@@ -253,6 +253,12 @@ class Cubed(keras.layers.Dense):
         return super().call(inputs) ** 3
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Doubled(StableODELayer):
+    def call(self, inputs):
+        return 2 * super().call(inputs)
+
+
 def test_refuses_what_only_looks_like_a_known_layer():
     image = keras.Input((4,))
     model = keras.Model(image, keras.layers.Dense(3, name="logits")(image))
@@ -262,6 +268,9 @@ def test_refuses_what_only_looks_like_a_known_layer():
     hidden = Cubed(4, name="cubed")(image)
     with pytest.raises(ValueError, match="'cubed' of type Cubed"):
         certifier(keras.Model(image, keras.layers.Dense(3)(hidden)))
+    doubled = PiecewiseODELayer(Doubled(), 2)(image)
+    with pytest.raises(ValueError, match="'piece_1' of type Doubled"):
+        certifier(keras.Model(image, keras.layers.Dense(3)(doubled)))
 
 
 def test_rounding_is_bounded_where_all_dtypes_are_the_same():
