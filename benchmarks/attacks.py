@@ -29,7 +29,7 @@ from art.attacks import evasion
 from art.estimators.classification import TensorFlowV2Classifier
 
 from stable_node_tf import attacks
-from trainers import datasets
+from trainers import datasets, report
 from trainers.measurement import load_model
 
 _STEP_SIZE = 0.25
@@ -326,7 +326,7 @@ def main(argv):
             mean, deviation = np.mean(run), np.std(run, ddof=1)
             print(f"Square, {name}: {mean:.2%} ± {deviation:.2%}", flush=True)
     if path:
-        path.write_text(json.dumps(results, indent=2) + "\n")
+        report.write_json(results, path)
 
 
 if __name__ == "__main__":

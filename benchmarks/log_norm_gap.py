@@ -20,6 +20,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from stable_node_tf import worst_case_log_norm
+from trainers.report import write_json
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _SIZES = flags.DEFINE_list("sizes", ["16", "32", "64", "128"], "Dimensions d.")
@@ -112,7 +113,7 @@ def main(argv):
             "tensorflow": tf.__version__,
             "rows": rows,
         }
-        Path(_OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n")
+        write_json(results, _OUTPUT.value)
 
 
 if __name__ == "__main__":
