@@ -83,7 +83,7 @@ def minimise_certificate(
       lower_slope: of shape (n, d).
       upper_slope: of shape (n, d); entries where both slopes are equal need
         no certificate and keep their t.
-      tolerance: absolute, on the minimum.
+      tolerance: absolute, on the minimum divided by max(1, h).
       step: h >= 0.
 
     Returns:
@@ -146,7 +146,7 @@ def minimise_certificate(
 
     def body(steps, bound, t, mu, done):
         new_bound, new_t, decrement = newton(bound, t, mu)
-        last = mu <= tolerance / degree
+        last = mu <= tolerance * scale / degree
         centred = decrement < tf.where(last, _CENTRED, _NEARLY_CENTRED)
         keep = done | ~tf.math.is_finite(decrement)
         bound = tf.where(keep, bound, new_bound)
@@ -154,7 +154,8 @@ def minimise_certificate(
         done = keep | (centred & last)
         return steps + 1, bound, t, tf.where(centred, 0.1 * mu, mu), done
 
-    gap = _FIRST_GAP / tf.sqrt(degree)
+    scale = tf.maximum(step, 1.0)
+    gap = _FIRST_GAP * scale / tf.sqrt(degree)
     bound = tf.linalg.eigvalsh(bound_matrix(start))[:, -1] + gap
     mu = tf.fill(tf.shape(bound), gap / tf.sqrt(degree))
     done = tf.zeros(tf.shape(bound), tf.bool)

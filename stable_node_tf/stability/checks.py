@@ -6,6 +6,9 @@ import numbers
 import numpy as np
 from numpy.typing import ArrayLike
 
+# Norms of such matrices, and sums of a few, do not overflow.
+LARGEST_ENTRY = 1e302
+
 
 def check_matrix(matrix: ArrayLike, name: str = "matrix") -> np.ndarray:
     """Returns `matrix` as a finite, square, float64 array of shape (d, d).
@@ -15,7 +18,8 @@ def check_matrix(matrix: ArrayLike, name: str = "matrix") -> np.ndarray:
       name: how the error messages call it.
 
     Raises:
-      ValueError: if it is not square, is empty, or holds NaN or infinity.
+      ValueError: if it is not square, is empty, or holds NaN, infinity or a
+        number above 1e302.
       TypeError: if it is not real and numeric.
 
     >>> check_matrix([[1, 2], [3, 4]]).dtype
@@ -37,6 +41,12 @@ def check_matrix(matrix: ArrayLike, name: str = "matrix") -> np.ndarray:
         raise ValueError(
             f"`{name}` must be finite. Received: {name} with "
             f"{np.count_nonzero(~np.isfinite(array))} NaN or infinite entries"
+        )
+    largest = np.abs(array).max()
+    if largest > LARGEST_ENTRY:
+        raise ValueError(
+            f"`{name}` must not hold numbers above {LARGEST_ENTRY:g} in "
+            f"absolute value. Received: {name} with {largest:g}"
         )
     return array
 

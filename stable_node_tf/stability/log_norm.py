@@ -22,6 +22,9 @@ from stable_node_tf.stability.checks import (
 from stable_node_tf.stability.rounding import relative_rounding
 from stable_node_tf.stability.witness_search import maximise_witness
 
+# Of h|A|: its square is still a number.
+_LARGEST_STEP = 1e100
+
 
 class Witness(NamedTuple):
     """Proof that δ is not smaller: xᵀ D A x is attained.
@@ -193,7 +196,7 @@ def worst_case_log_norm(
     alpha = check_alpha(alpha)
     tolerance = check_number(tolerance, "tolerance")
     size = len(matrix)
-    norm = _norm(matrix)
+    norm = spectral_norm(matrix)
     if norm == 0.0:
         witness = Witness(np.ones(size), np.eye(size)[0])
         return WorstCaseLogNorm(0.0, 0.0, witness, np.full(size, 1e-300))
@@ -261,14 +264,14 @@ def euler_log_norm(
       matrix: A, of shape (d, d).
       alpha: smallest slope, in (0, 1].
       step: h >= 0.
-      tolerance: of the minimisation, relative to |A|₂.
+      tolerance: of the minimisation, relative to |A|₂ max(1, h|A|₂).
 
     Returns:
       The proven bound and its certificate, see `certified_log_norm`.
 
     Raises:
       ValueError: if the matrix is not square and finite, alpha is not in
-        (0, 1] or h is negative.
+        (0, 1], h is negative, or h|A|₂ is above 1e100.
 
     >>> bound, _ = euler_log_norm([[-2.0]], alpha=0.5, step=1.0)
     >>> 0.0 <= bound < 1e-6
@@ -277,7 +280,13 @@ def euler_log_norm(
     matrix = check_matrix(matrix)
     alpha = check_alpha(alpha)
     step = check_step(step)
-    norm = _norm(matrix)
+    norm = spectral_norm(matrix)
+    if step * norm > _LARGEST_STEP:
+        raise ValueError(
+            f"`step` times the 2-norm of `matrix` must be at most "
+            f"{_LARGEST_STEP:g}. Received: step={step} and a matrix of norm "
+            f"{norm:g}"
+        )
     ones = np.ones((1, len(matrix)))
     certificate = ones
     if alpha < 1.0 and norm > 0.0:
@@ -296,9 +305,10 @@ def euler_log_norm(
 def _best_multiple(matrix: np.ndarray, alpha: float, step: float) -> float:
     """The best c out of powers of 2 for t = c (1, ..., 1).
 
-    Where h|A| is near 2 the optimum is far from 1, and Newton's method slow.
+    Where h|A| is near 2 the optimum is far above 1, and Newton's method slow;
+    where h|A| is large it is near 1/h.
     """
-    multiples = 2.0 ** np.arange(9.0)
+    multiples = 2.0 ** np.arange(-np.ceil(np.log2(max(step, 1.0))), 9.0)
     bounds = np.linalg.eigvalsh(
         certificate_matrix(
             tf.constant(matrix[None]),
@@ -311,7 +321,11 @@ def _best_multiple(matrix: np.ndarray, alpha: float, step: float) -> float:
     return float(multiples[np.argmin(bounds)])
 
 
-def _norm(matrix: np.ndarray) -> float:
-    """|A|₂, without overflow in between."""
+def spectral_norm(matrix: np.ndarray) -> float:
+    """|A|₂, without overflow in between.
+
+    >>> spectral_norm(np.diag([1e-200, 2e-200]))
+    2e-200
+    """
     largest = np.abs(matrix).max()
     return float(np.linalg.norm(matrix / (largest or 1.0), 2) * largest)

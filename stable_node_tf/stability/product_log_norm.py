@@ -28,6 +28,8 @@ from stable_node_tf.stability.rounding import (
 )
 
 _ASCENTS = 12
+# Squares of the norms of products are still numbers.
+_WIDEST_EXPONENT = 100
 
 
 class ProductLogNorm(NamedTuple):
@@ -211,7 +213,8 @@ def check_chain(matrices: Sequence[ArrayLike]) -> list[np.ndarray]:
     """Returns A_1, ..., A_k as finite float64 arrays that can be multiplied.
 
     Raises:
-      ValueError: if there are none, or their shapes do not fit.
+      ValueError: if there are none, their shapes do not fit, or their largest
+        entries are beyond 1e±100.
 
     >>> [A.shape for A in check_chain([np.ones((3, 2)), np.ones((2, 3))])]
     [(3, 2), (2, 3)]
@@ -228,6 +231,15 @@ def check_chain(matrices: Sequence[ArrayLike]) -> list[np.ndarray]:
             "`matrices` must be finite, A_1 of shape (m_1, d), A_2 of shape "
             "(m_2, m_1) and so on, the last one of shape (d, m). "
             f"Received: shapes {shapes}"
+        )
+    exponents = np.log10([np.abs(A).max() or 1.0 for A in arrays])
+    reached = np.concatenate([exponents, np.cumsum(exponents)])
+    if np.abs(reached).max() > _WIDEST_EXPONENT:
+        raise ValueError(
+            "The largest entries of `matrices`, and their products, must be "
+            f"0 or from 1e-{_WIDEST_EXPONENT} to 1e{_WIDEST_EXPONENT}. "
+            "Received: largest entries "
+            f"{', '.join(f'{np.abs(A).max():.3g}' for A in arrays)}"
         )
     return arrays
 

@@ -10,6 +10,7 @@ from stable_node_tf.stability.checks import check_matrix, check_number
 from stable_node_tf.stability.log_norm import (
     Witness,
     certified_log_norm,
+    spectral_norm,
     worst_case_log_norm,
 )
 
@@ -67,7 +68,7 @@ def largest_slope_interval(matrix: ArrayLike, c: float) -> SlopeInterval:
     matrix = check_matrix(matrix)
     c = check_number(c, "c")
     size = len(matrix)
-    norm = float(np.linalg.norm(matrix)) or 1.0
+    norm = spectral_norm(matrix) or 1.0
     certificate = np.full(size, norm)
     if certified_log_norm(matrix, 1.0, certificate) > c:
         raise ValueError(
@@ -78,13 +79,14 @@ def largest_slope_interval(matrix: ArrayLike, c: float) -> SlopeInterval:
         )
     alpha = _SMALLEST_ALPHA
     for _ in range(_MOST_STEPS):
-        certificate = _best_certificate(matrix / norm, alpha) * norm
+        scaled = _best_certificate(matrix / norm, alpha)
+        certificate = scaled * norm
         excess = certified_log_norm(matrix, alpha, certificate) - c
         if excess <= 0.0:
             break
-        slope = _slope(matrix, alpha, certificate)
+        slope = _slope(matrix / norm, alpha, scaled)
         # Never smaller than the rounding of the bound, or the end is not met.
-        step = max(excess, 1e-13 * norm) / max(-slope, 1e-300)
+        step = max(excess / norm, 1e-13) / max(-slope, 1e-300)
         alpha = min(1.0, alpha + max(step, 1e-15 * alpha))
     else:
         alpha = 1.0

@@ -195,7 +195,7 @@ def test_skew_symmetric_without_slopes_is_neutral():
     assert bracket.upper - bracket.lower < 1e-12
 
 
-@pytest.mark.parametrize("scale", [1e-150, 1e-8, 1e8, 1e150])
+@pytest.mark.parametrize("scale", [1e-300, 1e-150, 1e-8, 1e8, 1e150, 1e300])
 def test_extreme_norms(scale):
     matrix = gaussian(6, 0)
     reference = quick(matrix, 0.1)
@@ -227,6 +227,7 @@ def test_equal_arguments_give_equal_results():
     [
         ([[np.nan]], 0.5, "finite"),
         ([[1.0, 2.0]], 0.5, "square"),
+        ([[0.0, 1e303], [0.0, 0.0]], 0.5, "above 1e\\+302.*with 1e\\+303"),
         (np.zeros((0, 0)), 0.5, "square"),
         ([[1.0]], 0.0, "alpha"),
         ([[1.0]], 1.5, "alpha"),

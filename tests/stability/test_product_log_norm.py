@@ -163,6 +163,10 @@ def test_refuses():
         product_log_norm([np.ones((2, 3)), np.ones((2, 2))], 0.5)
     with pytest.raises(ValueError, match="finite"):
         product_log_norm([np.full((2, 2), np.nan)], 0.5)
+    with pytest.raises(ValueError, match=r"1e100.*entries 1e\+60, 1e\+60"):
+        product_log_norm([1e60 * np.eye(2), 1e60 * np.eye(2)], 0.5)
+    with pytest.raises(ValueError, match="1e-100"):
+        product_log_norm([1e-200 * np.eye(2)], 0.5)
     with pytest.raises(ValueError, match="alpha"):
         product_log_norm([np.eye(2)], 0.0)
     with pytest.raises(ValueError, match="certificate"):

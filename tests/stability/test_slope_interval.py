@@ -66,7 +66,7 @@ def test_every_slope_qualifies():
     assert interval.alpha_lower_bound == 0.0
 
 
-@pytest.mark.parametrize("scale", [1e-100, 1e100])
+@pytest.mark.parametrize("scale", [1e-300, 1e-100, 1e100, 1e300])
 def test_scales(scale):
     matrix = stable(5, 1)
     c = log_norm(matrix) + 0.3

@@ -91,6 +91,22 @@ def test_euler_bound_holds_at_every_vertex(size, seed, alpha, step):
         assert gamma <= attained * (1 + 1e-6) + 1e-4
 
 
+@pytest.mark.parametrize("step", [20.0, 1e3, 1e6, 1e12, 1e60, 1e99])
+@pytest.mark.parametrize("size", [1, 3, 20])
+def test_large_steps(size, step):
+    """Then |I + hDA|₂ is about h|A|₂, the largest over D."""
+    matrix = gaussian(size)
+    bound, _ = euler_log_norm(matrix, 0.1, step)
+    attained = np.linalg.norm(np.eye(size) / step + matrix, 2)
+    rest = (attained**2 - step**-2) / 2
+    assert rest * (1 - 1e-12) <= bound / step <= rest * (1 + 0.1 / step + 1e-6)
+
+
+def test_steps_too_large():
+    with pytest.raises(ValueError, match="1e\\+100.*step=1e\\+101"):
+        euler_log_norm(np.eye(2), 0.5, 1e101)
+
+
 def test_step_log_norm_tends_to_that_of_the_flow():
     matrix = gaussian(12)
     flow = worst_case_log_norm(matrix, 0.1).upper
