@@ -24,9 +24,10 @@ from absl import app, flags, logging
 from stable_node_tf import attacks, evaluation, export
 from trainers import (
     command_line,
+    comparison_pictures,
     datasets,
     distribution,
-    pictures,
+    drawing,
     report,
     training,
 )
@@ -96,7 +97,7 @@ def compare(
 
     Of several workers all train, and one does the rest.
     """
-    pictures.require_matplotlib()
+    drawing.require_matplotlib()
     data = datasets.load(recipe.dataset, data_dir=_DATA_DIR.value)
     trained = {}
     for name, variant in variants(recipe).items():
@@ -156,7 +157,7 @@ def draw(
     directory: Path,
 ) -> None:
     """Draws the three pictures."""
-    pictures.plot_accuracy(results, directory / "accuracy.png")
+    comparison_pictures.plot_accuracy(results, directory / "accuracy.png")
 
     # The first image of each of the first classes to show up.
     firsts = np.sort(np.unique(test.labels, return_index=True)[1])[:_SHOWN]
@@ -171,7 +172,7 @@ def draw(
             models[name](batch).numpy().argmax(-1) for batch in adversarial
         ]
         attacked[name] = (np.asarray(adversarial), np.asarray(answers))
-    pictures.plot_attacked_images(
+    comparison_pictures.plot_attacked_images(
         directory / "attacked_images.png",
         labels,
         _SHOWN_EPSILONS,
@@ -193,7 +194,7 @@ def draw(
             model.get_layer("ode").trajectory, state, noise, times
         )
         uppers[summary["name"]] = summary["delta_upper"]
-    pictures.plot_separation(
+    comparison_pictures.plot_separation(
         directory / "separation.png",
         times,
         separations,

@@ -38,11 +38,12 @@ from stable_node_tf import (
 from stable_node_tf.certification import CertifiedCurve, certified_accuracy
 from stable_node_tf.models import with_finer_solver
 from trainers import (
+    attack_pictures,
     attack_report,
     attack_suite,
     command_line,
     datasets,
-    pictures,
+    drawing,
     report,
 )
 from trainers.measurement import EPSILONS, certified_points, load_model
@@ -145,7 +146,7 @@ def main(argv: Sequence[str]) -> None:
 def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
     """Attacks, checks, prints and writes."""
     if output is not None:
-        pictures.require_matplotlib()
+        drawing.require_matplotlib()
     model = load_model(_MODEL.value)
     memory = _in_memory(model)
     test = datasets.load(_DATASET.value, data_dir=_DATA_DIR.value).test
@@ -185,7 +186,7 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
     if output is not None:
         report.write_json(record, path)
         attack_report.write_csv(record, output / "evaluation.csv")
-        pictures.plot_attacks(record, output / "attacks.png")
+        attack_pictures.plot_attacks(record, output / "attacks.png")
         _draw_margins(model, images, labels, output / "margins.png")
         print(f"Written to {output}: evaluation.json, evaluation.csv,")
         print("attacks.png, margins.png")
@@ -310,7 +311,7 @@ def _draw_margins(
         name: evaluation.margins(model, pixels, labels)
         for name, pixels in seen.items()
     }
-    pictures.plot_margins(path, margins, _DATASET.value)
+    attack_pictures.plot_margins(path, margins, _DATASET.value)
 
 
 def _exported(model: Any) -> export.ExportedModel:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from trainers import attack_report, command_line, pictures
+from trainers import attack_pictures, attack_report, command_line
 from trainers.report import Results, model_title, points_by_epsilon
 
 _EPSILONS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2)
@@ -109,7 +109,7 @@ def main(argv: Sequence[str]) -> None:
             print(attack_report.markdown(files, titles))
             if _PLOT.value:
                 records = dict(zip(names, files, strict=True))
-                pictures.plot_models(records, _PLOT.value)
+                attack_pictures.plot_models(records, _PLOT.value)
         elif _PLOT.value:
             raise ValueError("--plot is for files of trainers.evaluate.")
         else:

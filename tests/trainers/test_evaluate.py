@@ -1,0 +1,227 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from bars import in_place_of_data, split
+from programs import run
+
+from stable_node_tf import Euler, export, ode_classifier
+from trainers import attack_report, attack_suite, evaluate, summarise
+
+SMALL = {
+    "epsilons": "0,0.1,0.3",
+    "epsilons_l2": "0,1",
+    "pgd_steps": 10,
+    "queries": 25,
+    "num_images": 30,
+    "jit_compile": False,
+}
+
+
+@pytest.fixture
+def data(monkeypatch):
+    return in_place_of_data(monkeypatch)
+
+
+def small_model(seed=0):
+    """Two steps of Euler: quick to trace."""
+    return ode_classifier(width=8, solver=Euler(2), seed=seed)
+
+
+def test_evaluate_reports_and_writes(tmp_path, data, capsys):
+    pytest.importorskip("matplotlib")
+    model = small_model()
+    model.save(tmp_path / "model.keras")
+    output = tmp_path / "out"
+    run(
+        evaluate,
+        model=tmp_path / "model.keras",
+        dataset="fashion_mnist",
+        epsilons="0,0.1",
+        output=output,
+    )
+    assert data == [("fashion_mnist", None, False)]
+    record = json.loads((output / "evaluation.json").read_text())
+    test = split(40, 2)
+    answers = np.argmax(model(test.images.astype(np.float32) / 255.0), -1)
+    clean = np.mean(answers == test.labels)
+    assert record["clean_accuracy"] == pytest.approx(clean)
+    assert record["num_images"] == 40
+    fgsm = record["attacks"]["fgsm"]
+    assert fgsm["settings"]["epsilons"] == [0.0, 0.1]
+    assert fgsm["accuracies"][0] == clean
+    checks = {check["name"]: check for check in record["checks"]}
+    assert len(checks) == 4  # of all seven, those that FGSM alone allows
+    same = checks["Exported and in-memory gradients are equal"]
+    assert same["passed"]
+    printed = capsys.readouterr().out
+    assert f"{clean:.2%}" in printed
+    assert printed.count("✓") + printed.count("✗") == 4
+    rows = list(csv.DictReader((output / "evaluation.csv").open()))
+    attacked = [row for row in rows if row["figure"] == "accuracy"]
+    assert [row["epsilon"] for row in attacked[:2]] == ["0.0", "0.1"]
+    assert float(attacked[0]["value"]) == pytest.approx(clean)
+    assert {row["kind"] for row in rows} == {"attack", "check"}
+    for picture in ("attacks.png", "margins.png"):
+        assert (output / picture).stat().st_size > 1000
+
+
+def test_evaluate_runs_every_attack_and_check(tmp_path, data, capsys):
+    export.export(small_model(), tmp_path)
+    small_model().save(tmp_path / "model.keras")
+    out = tmp_path / "out"
+    run(evaluate, model=tmp_path, attacks="all", output=out, **SMALL)
+    record = json.loads((out / "evaluation.json").read_text())
+    assert record["attacks"].keys() == {
+        *("fgsm", "pgd", "margin", "square", "pgd_l2", "margin_l2"),
+    }
+    for name, attack in record["attacks"].items():
+        assert attack["norm"] == ("l2" if "_l2" in name else "linf")
+        accuracies = attack["accuracies"]
+        assert accuracies[0] == record["clean_accuracy"]
+        assert accuracies == sorted(accuracies, reverse=True)
+    assert record["attacks"]["square"]["zero_gradient_share"] is None
+    assert len(record["checks"]) == 7
+    [zeros] = [c for c in record["checks"] if "zero" in c["name"]]
+    shares = {
+        name: attack["zero_gradient_share"]
+        for name, attack in record["attacks"].items()
+    }
+    assert shares["margin_l2"] == shares["margin"] > 0
+    smooth = max(shares[name] for name in ("fgsm", "pgd", "pgd_l2"))
+    assert zeros["measured"]["share"] == smooth < shares["margin"]
+    certified = record["certified"]["certified"]
+    assert [point["radius"] for point in certified] == [0.0, 1.0]
+    for name in ("pgd_l2", "margin_l2"):
+        attacked = record["attacks"][name]["accuracies"]
+        for point, accuracy in zip(certified, attacked, strict=True):
+            assert point["accuracy"] <= accuracy
+    printed = capsys.readouterr().out
+    assert "Not checked" not in printed and "certified" in printed
+    rows = list(csv.DictReader((out / "evaluation.csv").open()))
+    assert sum(row["kind"] == "certified" for row in rows) == 2
+    summarise.main(["summarise", str(out / "evaluation.json")])
+    assert (
+        "| out: PGD, 2-norm | out: PGD, margin, 2-norm | out: certified |"
+        in capsys.readouterr().out
+    )
+
+
+def test_evaluate_shows_failed_checks_in_red():
+    record = {
+        "checks": [
+            {"name": "One", "passed": True, "measured": {"share": 0.5}},
+            {"name": "Two", "passed": False, "measured": {"at_epsilon": 0.25}},
+        ]
+    }
+    passed, failed = attack_report.check_lines(record)
+    assert (passed.plain, str(passed.style)) == ("✓ One (share 0.5)", "green")
+    assert failed.plain == "✗ Two (at epsilon 0.25)"
+    assert "red" in str(failed.style)
+
+
+def test_evaluate_says_what_it_cannot_check(tmp_path, data, capsys):
+    export.export(small_model(), tmp_path / "saved")
+    run(evaluate, model=tmp_path / "saved", **SMALL)
+    assert "Not checked" in capsys.readouterr().out
+
+
+def test_evaluate_carries_on_where_it_was_interrupted(
+    tmp_path, data, monkeypatch, capsys
+):
+    path = tmp_path / "model.keras"
+    small_model().save(path)
+    values = SMALL | {"model": path, "output": tmp_path / "out"}
+    values["attacks"] = "fgsm,pgd,square"
+    calls = []
+    whole = attack_suite.attack_curve
+
+    def interrupted(name, *arguments):
+        calls.append(name)
+        if name == "square":
+            raise KeyboardInterrupt
+        return whole(name, *arguments)
+
+    monkeypatch.setattr(attack_suite, "attack_curve", interrupted)
+    with pytest.raises(SystemExit) as exit_:
+        run(evaluate, **values)
+    assert exit_.value.code == 130
+    assert calls == ["fgsm", "pgd", "square"]
+    assert "The same command carries on" in capsys.readouterr().err
+    file = tmp_path / "out/evaluation.json"
+    before = json.loads(file.read_text())["attacks"]
+    assert before.keys() == {"fgsm", "pgd"}
+
+    calls.clear()
+    monkeypatch.setattr(
+        attack_suite,
+        "attack_curve",
+        lambda name, *arguments: calls.append(name) or whole(name, *arguments),
+    )
+    run(evaluate, **values)
+    assert calls[0] == "square"
+    after = json.loads(file.read_text())["attacks"]
+    assert after.keys() == {"fgsm", "pgd", "square"}
+    assert {name: after[name] for name in before} == before
+
+    calls.clear()
+    run(evaluate, **values | {"pgd_steps": 11})
+    assert calls[0] == "pgd" and "square" not in calls
+
+
+def test_evaluate_says_what_to_do_where_xla_fails(tmp_path, data, monkeypatch):
+    def refused(*arguments):
+        raise tf.errors.UnimplementedError(None, None, "no such thing\nat all")
+
+    monkeypatch.setattr(attack_suite, "attack_curve", refused)
+    small_model().save(tmp_path / "model.keras")
+    with pytest.raises(SystemExit, match="^error: no such thing .*nojit"):
+        run(evaluate, model=tmp_path / "model.keras")
+
+
+def test_evaluate_does_not_take_the_figures_of_another_model(tmp_path, data):
+    out = tmp_path / "out"
+    figures = []
+    for seed in (0, 1):
+        path = tmp_path / "model.keras"
+        small_model(seed).save(path)
+        run(evaluate, model=path, output=out, **SMALL)
+        figures.append(json.loads((out / "evaluation.json").read_text()))
+    assert figures[0]["digest"] != figures[1]["digest"]
+    assert figures[0]["attacks"]["fgsm"] != figures[1]["attacks"]["fgsm"]
+
+
+def corrupt(tmp_path, what):
+    path = tmp_path / "model.keras"
+    if what == "truncated":
+        ode_classifier(width=8).save(path)
+        path.write_bytes(path.read_bytes()[:3000])
+    elif what == "empty":
+        path.write_bytes(b"")
+    elif what == "folder":
+        path = tmp_path / "folder"
+        path.mkdir()
+    elif what == "saved_model":
+        path = tmp_path / "saved"
+        version = export.export(ode_classifier(width=8), path)
+        (version / "saved_model.pb").write_bytes(b"rubbish")
+    elif what == "other input":
+        ode_classifier(image_shape=(8, 8, 1), width=8).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["missing", "truncated", "empty", "folder", "saved_model", "other input"],
+)
+def test_evaluate_refuses_what_is_no_model(tmp_path, data, what):
+    path = corrupt(tmp_path, what)
+    with pytest.raises(SystemExit) as exit_:
+        run(evaluate, model=path)
+    message = str(exit_.value.code)
+    assert message.startswith("error: ")
+    if what != "other input":
+        assert str(path) in message
+        assert len(message.splitlines()) == 1

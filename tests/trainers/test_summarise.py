@@ -1,0 +1,68 @@
+import json
+from pathlib import Path
+
+import pytest
+from absl.testing import flagsaver
+from bars import in_place_of_data
+from programs import run
+
+from stable_node_tf import Euler, ode_classifier
+from trainers import evaluate, summarise
+
+SMALL = {
+    "epsilons": "0,0.1,0.3",
+    "epsilons_l2": "0,1",
+    "pgd_steps": 10,
+    "queries": 25,
+    "num_images": 30,
+    "jit_compile": False,
+}
+
+
+@pytest.fixture
+def data(monkeypatch):
+    return in_place_of_data(monkeypatch)
+
+
+def small_model(seed=0):
+    """Two steps of Euler: quick to trace."""
+    return ode_classifier(width=8, solver=Euler(2), seed=seed)
+
+
+def test_evaluations_are_set_beside_each_other(tmp_path, data, capsys):
+    for seed, name in enumerate(("ordinary", "stable_network")):
+        path = tmp_path / f"{name}.keras"
+        small_model(seed).save(path)
+        run(evaluate, model=path, output=tmp_path / name, **SMALL)
+    capsys.readouterr()
+    files = [
+        str(tmp_path / name / "evaluation.json")
+        for name in ("ordinary", "stable_network")
+    ]
+    summarise.main(["summarise", *files])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        "| MNIST, 30 images, ε in ℓ∞ | ordinary: FGSM | stable network: FGSM |"
+    )
+    assert [line.split(" | ")[0] for line in lines[2:5]] == [
+        *("| 0", "| 0.1", "| 0.3"),
+    ]
+    assert lines[6] == "| check | ordinary | stable network |"
+    assert any("zero | passed, share 0 | passed" in line for line in lines)
+    assert all(line.count("|") == 4 for line in lines if line)
+
+    with flagsaver.flagsaver(plot=str(tmp_path / "models.png")):
+        with pytest.raises(SystemExit, match="ordinary without pgd"):
+            summarise.main(["summarise", *files])
+        for file in files:
+            record = json.loads(Path(file).read_text())
+            record["attacks"]["pgd"] = record["attacks"]["fgsm"]
+            Path(file).write_text(json.dumps(record))
+        summarise.main(["summarise", *files])
+    assert (tmp_path / "models.png").is_file()
+
+    record = json.loads((tmp_path / "ordinary/evaluation.json").read_text())
+    record["num_images"] = 31
+    (tmp_path / "ordinary/evaluation.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit, match="error: .*must be of one data set"):
+        summarise.main(["summarise", *files])

@@ -1,0 +1,202 @@
+"""The pictures of a comparison, as PNG files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trainers import drawing
+from trainers.report import (
+    Results,
+    dataset_title,
+    model_title,
+    points_by_epsilon,
+    rounded_up,
+)
+
+_RIGHT, _WRONG = "#009E73", "#D55E00"
+
+
+def plot_accuracy(results: Results, path: str | Path) -> None:
+    """Draws accuracy against attack budget as a PNG, a curve per model.
+
+    Args:
+        results: see `Results`.
+        path: for example results/mnist/accuracy.png.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+    """
+    figure = drawing.new_figure(7.2, 4.2)
+    axes = figure.add_subplot()
+    drawing.bare(axes)
+    axes.set_title(
+        f"{dataset_title(results['dataset'])}: test accuracy under attack, %",
+        loc="left",
+        fontsize=12,
+    )
+    axes.set_xlabel("FGSM budget ε (pixels range from 0 to 1)")
+    lines = {}
+    for model in results["models"]:
+        x, y = np.array(sorted(points_by_epsilon(model, "fgsm").items())).T
+        [line] = axes.plot(x, 100 * y, **drawing.style_of(model["name"]))
+        lines[model_title(model["name"])] = line
+    right = max(line.get_xdata()[-1] for line in lines.values())
+    axes.set(xlim=(0, right), ylim=(0, 101))
+    chance = axes.axhline(
+        10, color=drawing.GREY, linewidth=1, linestyle=(0, (4, 3))
+    )
+    drawing.label_lines(figure, axes, lines | {"chance": chance})
+    drawing.save(figure, path)
+
+
+def plot_attacked_images(
+    path: str | Path,
+    labels: Sequence[int],
+    epsilons: Sequence[float],
+    attacked: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """Draws attacked images and the answers to them as a PNG.
+
+    Every model sees the images as attacked through its own gradient. A row
+    of the picture is one image, with its true class at the left; there is a
+    block of columns per model, and in it a column per budget.
+
+    Args:
+        path: for example results/mnist/attacked_images.png.
+        labels: the true classes, n of them; three to five fit well.
+        epsilons: the E budgets; four or five fit well.
+        attacked: for each model name the attacked images, floats in [0, 1],
+            shape (E, n, height, width, 1), and the classes the model answers,
+            integers (E, n).
+        class_names: names to print for the classes, by default their numbers.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+        ValueError: if a shape does not fit.
+    """
+    for name, (images, answers) in attacked.items():
+        expected = (len(epsilons), len(labels))
+        if images.shape[:2] != expected or answers.shape != expected:
+            raise ValueError(
+                f"attacked must hold arrays of shape {expected} + .... "
+                f"Received: {name} with {images.shape} and {answers.shape}"
+            )
+
+    def word(number: int) -> str:
+        return str(number) if class_names is None else class_names[number]
+
+    width, gap = len(epsilons), 0.15
+    ratios = ([1] * width + [gap]) * len(attacked)
+    figure = drawing.new_figure(
+        0.8 + 0.97 * sum(ratios), 0.55 + 1.2 * len(labels)
+    )
+    grid = figure.add_gridspec(
+        len(labels), len(ratios) - 1, width_ratios=ratios[:-1]
+    )
+    for block, (name, (images, answers)) in enumerate(attacked.items()):
+        for n, label in enumerate(labels):
+            for i, epsilon in enumerate(epsilons):
+                axes = figure.add_subplot(grid[n, block * (width + 1) + i])
+                answer = int(answers[i, n])
+                right = answer == int(label)
+                colour = _RIGHT if right else _WRONG
+                pixels = images[i, n].reshape(images.shape[2:4])
+                axes.imshow(pixels, cmap="gray", vmin=0, vmax=1)
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set(color=colour, linewidth=2)
+                axes.set_xlabel(
+                    f"{'✓' if right else '✗'} {word(answer)}",
+                    color=colour,
+                    fontsize=9 if len(word(answer)) > 1 else 11,
+                    labelpad=3,
+                )
+                if n == 0:
+                    head = f"{model_title(name)}\n" if i == 0 else ""
+                    axes.set_title(
+                        f"{head}ε = {epsilon:g}", loc="left", fontsize=11
+                    )
+                if block == i == 0:
+                    axes.set_ylabel(
+                        word(int(label)),
+                        rotation=0,
+                        ha="right",
+                        va="center",
+                        fontsize=9 if len(word(int(label))) > 1 else 11,
+                    )
+    drawing.save(figure, path)
+
+
+def plot_separation(
+    path: str | Path,
+    times: np.ndarray,
+    separations: Mapping[str, np.ndarray],
+    delta_upper: Mapping[str, float],
+    dataset: str,
+) -> None:
+    """Draws how far neighbouring trajectories drift apart as a PNG.
+
+    For each model: the median and the maximum over pairs of trajectories, and
+    exp(delta_upper t), which bounds the exact flow and not a discretisation.
+
+    Args:
+        path: for example results/mnist/separation.png.
+        times: increasing times, shape (k,), starting at 0.
+        separations: for each model name the ratios of distances, shape
+            (k, pairs), from `stable_node_tf.evaluation.separation`.
+        delta_upper: for each model name an upper bound of the worst-case
+            logarithmic norm.
+        dataset: "mnist" or "fashion_mnist", for the title.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+    """
+    from matplotlib import ticker
+
+    figure = drawing.new_figure(0.6 + 2.9 * len(separations), 3.7)
+    panels = figure.subplots(1, len(separations), sharey=True, squeeze=False)
+    figure.suptitle(
+        f"{dataset_title(dataset)}: distance of neighbouring "
+        "trajectories (1 at the start)",
+        x=0.01,
+        ha="left",
+        fontsize=12,
+    )
+    labelled = []
+    for axes, (name, ratios) in zip(
+        panels[0], separations.items(), strict=True
+    ):
+        style = drawing.style_of(name) | {"marker": ""}
+        largest, median = ratios.max(axis=1), np.median(ratios, axis=1)
+        bound = np.exp(delta_upper[name] * times)
+        axes.fill_between(
+            times, median, largest, color=style["color"], alpha=0.15, lw=0
+        )
+        [dotted] = axes.plot(
+            times, bound, **style | {"linestyle": (0, (1, 1.5))}
+        )
+        [thick] = axes.plot(times, largest, **style)
+        [thin] = axes.plot(times, median, **style | {"linewidth": 1})
+        delta = rounded_up(delta_upper[name])
+        lines = {
+            f"bound for the exact\nflow, exp({delta} t)": dotted,
+            f"largest of {ratios.shape[1]}": thick,
+            "median": thin,
+        }
+        labelled.append((axes, lines))
+        axes.set(yscale="log", xlim=(times[0], times[-1]))
+        axes.set_xlabel("time t")
+        axes.locator_params(axis="x", nbins=2)
+        drawing.bare(axes)
+        axes.set_title(
+            model_title(name), loc="left", fontsize=11, color=style["color"]
+        )
+    lowest, highest = panels[0, 0].get_ylim()
+    digits = (1, 2, 5) if highest < 100 * lowest else (1,)
+    panels[0, 0].yaxis.set_major_locator(ticker.LogLocator(subs=digits))
+    panels[0, 0].yaxis.set_major_formatter("{x:g}")
+    panels[0, 0].yaxis.set_minor_locator(ticker.NullLocator())
+    for axes, lines in labelled:
+        drawing.label_lines(figure, axes, lines)
+    drawing.save(figure, path)
