@@ -4,6 +4,11 @@ A builder takes u, A and b and returns, by the name of each method, a function
 that solves and one that differentiates as well. Both end with the results as
 NumPy arrays, so that a GPU is waited for. The libraries are imported by their
 builders only, and `set_device` must be called before.
+
+Methods of `LOOPED` are built once more under the name `looped`: as many calls
+in a row within one compiled program, where the call of a function from Python
+does not count. Forwards each solve begins at the end of the last one, made
+smaller; both passes take steps of gradient descent on u, A and b.
 """
 
 import tempfile
@@ -14,6 +19,14 @@ ALPHA = 0.1
 JOINT = -float(np.arctanh(np.sqrt(1 - ALPHA)))
 TOLERANCES = (1e-3, 1e-6)
 STAGES = (20, 40)
+LOOPED = ("euler, 10 steps", "euler, 20 steps", "rk4, 10 steps")
+REPEATS = 20
+SHRINKAGE = 0.3
+RATES = (1e-3, 1e-6, 1e-6)
+
+
+def looped(method):
+    return f"{REPEATS} × {method}"
 
 
 def set_device(library, device, tf32):
@@ -86,7 +99,7 @@ def tensorflow_cases(arrays, solver_of, jit_compile):
     field = LayerField(SmoothLeakyReLU(ALPHA))
     u, kernel, bias = map(tf.constant, arrays)
 
-    def case(solve):
+    def case(solve, in_a_loop=False):
         # Its arguments are tensors only: a default value that is none costs
         # a concrete function most of a millisecond in each call.
         def forward(u, kernel, bias):
@@ -105,9 +118,34 @@ def tensorflow_cases(arrays, solver_of, jit_compile):
                 x.numpy() for x in tf.nest.flatten(f(u, kernel, bias))
             ]
 
+        def repeated(step):
+            return compiled(
+                lambda *arguments: tf.while_loop(
+                    lambda index, *_: index < REPEATS,
+                    lambda index, *values: (index + 1, *step(*values)),
+                    (0, *arguments),
+                )[1:]
+            )
+
+        def go_on(u, kernel, bias):
+            return SHRINKAGE * forward(u, kernel, bias), kernel, bias
+
+        def descend(*values):
+            steps = zip(values, RATES, gradients(*values), strict=True)
+            return [value - rate * slope for value, rate, slope in steps]
+
+        if in_a_loop:
+            return repeated(go_on), repeated(descend)
         return compiled(forward), compiled(gradients)
 
-    return {name: case(solve) for name, solve in solver_of.items()}
+    cases = {name: case(solve) for name, solve in solver_of.items()}
+    if jit_compile:
+        cases |= {
+            looped(name): case(solver_of[name], in_a_loop=True)
+            for name in LOOPED
+            if name in solver_of
+        }
+    return cases
 
 
 def ours(arrays, jit_compile=False):
@@ -224,18 +262,45 @@ def jax_cases(arrays, solver_of):
         bent = jnp.tanh(jnp.maximum(x, JOINT))
         return jnp.maximum(x, bent - ALPHA * jax.nn.relu(JOINT - x))
 
-    def case(solve):
+    def case(solve, in_a_loop=False):
+        def forward(*arguments):
+            return solve(field, *arguments)
+
         def total(*arguments):
-            return jnp.sum(solve(field, *arguments) ** 2)
+            return jnp.sum(forward(*arguments) ** 2)
 
-        forward = jax.jit(lambda *arguments: solve(field, *arguments))
-        gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2)))
-        return (
-            lambda: [np.asarray(forward(*arguments))],
-            lambda: [np.asarray(g) for g in gradients(*arguments)],
-        )
+        gradients = jax.grad(total, argnums=(0, 1, 2))
 
-    return {name: case(solve) for name, solve in solver_of.items()}
+        def compiled(f):
+            f = jax.jit(f)
+            return lambda: [
+                np.asarray(x) for x in jax.tree.leaves(f(*arguments))
+            ]
+
+        def repeated(step):
+            return compiled(
+                lambda *arguments: jax.lax.fori_loop(
+                    0, REPEATS, lambda _, values: step(*values), arguments
+                )
+            )
+
+        def go_on(u, kernel, bias):
+            return SHRINKAGE * forward(u, kernel, bias), kernel, bias
+
+        def descend(*values):
+            steps = zip(values, RATES, gradients(*values), strict=True)
+            return tuple(value - rate * slope for value, rate, slope in steps)
+
+        if in_a_loop:
+            return repeated(go_on), repeated(descend)
+        return compiled(forward), compiled(gradients)
+
+    cases = {name: case(solve) for name, solve in solver_of.items()}
+    return cases | {
+        looped(name): case(solver_of[name], in_a_loop=True)
+        for name in LOOPED
+        if name in solver_of
+    }
 
 
 def diffrax(arrays):

@@ -5,13 +5,14 @@ forwards and backwards (gradients with respect to u, A and b). Each library runs
 in a process of its own; the processes take turns, so that all of them meet the
 same disturbances, and ratios are medians over the turns. The floor is the
 matrix products and activations of the same number of stages and nothing else;
-"products" are the matrix products alone, those of the gradient included.
+"products" are the matrix products alone, those of the gradient included. "In a
+loop" compares what takes its turns within one compiled program.
 
     pip install -r benchmarks/solvers_requirements.txt
     python benchmarks/solvers.py --output=benchmarks/solvers.json \
         --plot=docs/images/solvers.png
 
-takes some fifteen minutes on two cores. Results are written after each shape;
+takes some twenty minutes on two cores. Results are written after each shape;
 interrupted, the same command carries on with the next one. On a GPU (with
 packages that can use it) `--device=gpu`, with `--tf32` or without.
 """
@@ -28,7 +29,15 @@ from pathlib import Path
 
 import numpy as np
 from absl import app, flags
-from solver_libraries import BUILDERS, STAGES, data, reference, set_device
+from solver_libraries import (
+    BUILDERS,
+    LOOPED,
+    STAGES,
+    data,
+    looped,
+    reference,
+    set_device,
+)
 
 _SHAPES = flags.DEFINE_list(
     "shapes", ["64x128", "64x512", "256x128", "256x512"], "d x batch."
@@ -78,7 +87,7 @@ def work(library):
                 function()
             end = pair[0]()[0]
             error = None
-            if end.shape == exact.shape and not is_floor(name):
+            if end.shape == exact.shape and is_solve(name):
                 error = float(np.abs(end - exact).max() / np.abs(exact).max())
             errors[name] = error
         answer(errors)
@@ -196,6 +205,15 @@ def is_floor(method):
     return method.startswith(("floor, ", "products, "))
 
 
+def is_solve(method):
+    """Whether a row ends with u(1), so that it has an error.
+
+    >>> is_solve("euler, 10 steps"), is_solve("20 × euler, 10 steps")
+    (True, False)
+    """
+    return not is_floor(method) and method not in map(looped, LOOPED)
+
+
 def scheme(method):
     """Name of what a row computes, without how its gradient is taken.
 
@@ -274,6 +292,11 @@ def comparisons(rows):
                     if r["error"] is not None and r["error"] <= as_good
                 ),
             )
+        for name in map(looped, LOOPED):
+            own = fastest(r for r in ours if r["method"] == name)
+            for peer in peers:
+                if peer["method"] == name:
+                    compare_with("in a loop", peer, own)
         names = ("euler, 20 steps", "rk4, 10 steps")
         for name, stages in zip(names, STAGES, strict=True):
             solves = [r for r in ours if r["method"] == name]
@@ -316,7 +339,7 @@ def print_tables(rows):
             ratio = f"{row['ratio']:.2f}"
             ratios[line][title] = f"{text} / {ratio}" if text else ratio
     print_table("ours, ms", titles, dict(sorted(times.items())))
-    for comparison in ("same scheme", "same error", "floor"):
+    for comparison in ("same scheme", "same error", "in a loop", "floor"):
         print_table(
             f"{comparison}: theirs / ours",
             titles,
