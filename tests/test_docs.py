@@ -42,6 +42,49 @@ def test_programs_and_flags_exist(page):
             assert known, f"{page.name}: {module} --{flag}"
 
 
+def tables(text):
+    """Of each table: the paragraph before, the title at the left, the rows."""
+    paragraphs = re.split(r"\n\n+", text)
+    for before, paragraph in zip(["", *paragraphs], paragraphs, strict=False):
+        if paragraph.startswith("|"):
+            head, _, *rows = paragraph.splitlines()
+            yield before, head.split("|")[1].strip(), set(rows)
+
+
+def test_tables_of_solvers_are_those_of_the_measurements():
+    printed = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import json, pathlib, solvers; solvers.print_tables(json.loads("
+            "pathlib.Path('solvers.json').read_text())['rows'])",
+        ],
+        cwd=ROOT / "benchmarks",
+        check=True,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    ).stdout
+    measured = {title: rows for _, title, rows in tables(printed.strip())}
+    measured["ours, ms"] = {
+        row
+        for row in measured["ours, ms"]
+        if not row.startswith(("| floor", "| products", "| 20 ×"))
+    }
+    text = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    section = text.partition("\n## Solvers")[2].partition("\n## ")[0]
+    for start, title in (
+        ("**At the same error", "same error: theirs / ours"),
+        ("**At the same scheme", "same scheme: theirs / ours"),
+        ("**In a loop", "in a loop: theirs / ours"),
+        ("**Floor", "floor: theirs / ours"),
+        ("Our times", "ours, ms"),
+        ("**Time per prediction", "exported model"),
+    ):
+        [written] = [r for b, _, r in tables(section) if b.startswith(start)]
+        assert written == measured[title]
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """What `make docs` builds."""
