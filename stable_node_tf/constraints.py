@@ -16,9 +16,9 @@ import tensorflow as tf
 from stable_node_tf.stability.certificate_search import minimise_certificate
 from stable_node_tf.stability.checks import (
     check_alpha,
+    check_not_negative,
     check_number,
     check_positive,
-    check_step,
 )
 from stable_node_tf.stability.clipping import (
     clip_log_norm,
@@ -64,7 +64,7 @@ class LogNormConstraint(keras.constraints.Constraint):
     ) -> None:
         self.delta_bar = check_number(delta_bar, "delta_bar")
         self.alpha = check_alpha(alpha)
-        self.step = check_step(step)
+        self.step = check_not_negative(step, "step")
         if smallest_certificate(self.delta_bar, self.alpha, self.step) == inf:
             ratio = (1.0 - self.alpha) / (1.0 + self.alpha)
             raise ValueError(

@@ -15,7 +15,7 @@ from stable_node_tf.stability.certificates import (
     network_lipschitz,
     spectral_norm_bound,
 )
-from stable_node_tf.stability.checks import check_count, check_number
+from stable_node_tf.stability.checks import check_count, check_not_negative
 from stable_node_tf.stability.product_log_norm import (
     certified_product_log_norm,
     product_log_norm,
@@ -95,11 +95,7 @@ class DeepODELayer(ODELayer):
                 "`widths` must name at least one inner layer; StableODELayer "
                 f"has none. Received: widths={widths!r}"
             )
-        self.damping = check_number(damping, "damping")
-        if self.damping < 0.0:
-            raise ValueError(
-                f"`damping` must not be negative. Received: damping={damping}"
-            )
+        self.damping = check_not_negative(damping, "damping")
         if self.delta_bar is not None and self.delta_bar + self.damping <= 0.0:
             raise ValueError(
                 "`delta_bar` must be above -damping: kernels are scaled, "

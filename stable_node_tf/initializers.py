@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from stable_node_tf.stability.checks import check_number
+from stable_node_tf.stability.checks import check_not_negative
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
@@ -32,14 +32,8 @@ class SkewSymmetric(keras.initializers.Initializer):
     def __init__(
         self, spectral_norm: float = 1.0, seed: Any = None, damping: float = 0.0
     ) -> None:
-        self.spectral_norm = check_number(spectral_norm, "spectral_norm")
-        self.damping = check_number(damping, "damping")
-        for name in ("spectral_norm", "damping"):
-            value = getattr(self, name)
-            if value < 0.0:
-                raise ValueError(
-                    f"`{name}` must not be negative. Received: {name}={value}"
-                )
+        self.spectral_norm = check_not_negative(spectral_norm, "spectral_norm")
+        self.damping = check_not_negative(damping, "damping")
         try:
             self._normal = keras.initializers.RandomNormal(
                 stddev=1.0, seed=seed

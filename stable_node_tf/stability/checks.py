@@ -90,6 +90,24 @@ def check_positive(value: float, name: str) -> float:
     return number
 
 
+def check_not_negative(value: float, name: str) -> float:
+    """Returns `value` as a float that is finite and not negative.
+
+    Raises:
+      TypeError: if it is not a real number.
+      ValueError: if it is not finite, or negative.
+
+    >>> check_not_negative(0, "step")
+    0.0
+    """
+    number = check_number(value, name)
+    if number < 0.0:
+        raise ValueError(
+            f"`{name}` must not be negative. Received: {name}={value}"
+        )
+    return number
+
+
 def check_count(value: int, name: str, smallest: int = 1) -> int:
     """Returns `value` as a Python integer that is at least `smallest`.
 
@@ -128,22 +146,6 @@ def check_alpha(alpha: float) -> float:
             f"(0, 1]. Received: alpha={alpha}"
         )
     return alpha
-
-
-def check_step(step: float) -> float:
-    """Returns the step size h as a float that is not negative.
-
-    Raises:
-      TypeError: if it is not a real number.
-      ValueError: if it is not finite, or negative.
-
-    >>> check_step(0)
-    0.0
-    """
-    step = check_number(step, "step")
-    if step < 0.0:
-        raise ValueError(f"`step` must not be negative. Received: step={step}")
-    return step
 
 
 def check_certificate(certificate: ArrayLike, size: int) -> np.ndarray:

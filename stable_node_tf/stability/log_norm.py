@@ -16,8 +16,8 @@ from stable_node_tf.stability.checks import (
     check_alpha,
     check_certificate,
     check_matrix,
+    check_not_negative,
     check_number,
-    check_step,
 )
 from stable_node_tf.stability.rounding import relative_rounding
 from stable_node_tf.stability.witness_search import maximise_witness
@@ -140,7 +140,7 @@ def certified_log_norm(
     alpha = check_alpha(alpha)
     A, exponent = _normalised(check_matrix(matrix))
     t = np.ldexp(check_certificate(certificate, len(A)), -exponent)
-    h = np.ldexp(check_step(step), exponent)
+    h = np.ldexp(check_not_negative(step, "step"), exponent)
     scaled, _ = bound_above(A, t, alpha, 1.0, h)
     return float(np.nextafter(np.ldexp(scaled, exponent), np.inf))
 
@@ -279,7 +279,7 @@ def euler_log_norm(
     """
     matrix = check_matrix(matrix)
     alpha = check_alpha(alpha)
-    step = check_step(step)
+    step = check_not_negative(step, "step")
     norm = spectral_norm(matrix)
     if step * norm > _LARGEST_STEP:
         raise ValueError(
