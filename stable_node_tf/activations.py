@@ -6,7 +6,7 @@ matrix into a statement about the flow of u' = sigma(Au + b).
 
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
@@ -216,8 +216,9 @@ def get(identifier: str | dict[str, Any] | Activation) -> Activation:
 
     Raises:
       ValueError: if the name is not known, or a dictionary describes nothing.
-      TypeError: if it is, or describes, anything else. A plain function has
-        no slope bound: wrap it in `CustomActivation(function, alpha)`.
+      TypeError: if it is, or describes, anything else, an object of a subclass
+        for instance. Nothing is known of its slopes, nor of those of a plain
+        function: wrap it in `CustomActivation(function, alpha)`.
 
     >>> get("leaky_tanh").alpha
     0.1
@@ -233,7 +234,7 @@ def get(identifier: str | dict[str, Any] | Activation) -> Activation:
         return _BY_NAME[identifier]()
     if isinstance(identifier, dict):
         activation = rebuilt("activation", identifier)
-    if not isinstance(activation, Activation):
+    if type(activation) not in get_args(Activation):
         raise TypeError(
             "`activation` must be LeakyTanh, SmoothLeakyReLU, "
             "CustomActivation(function, alpha), the configuration of one, or "

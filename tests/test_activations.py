@@ -188,6 +188,16 @@ def test_get_knows_names_and_passes_objects_through():
     assert activations.get(activation) is activation
 
 
+class Steeper(LeakyTanh):
+    def value_and_slope(self, x):
+        return 2.0 * x, 2.0 * tf.ones_like(x)
+
+
+def test_get_refuses_slopes_that_nobody_checked():
+    with pytest.raises(TypeError, match="CustomActivation.*Steeper"):
+        activations.get(Steeper(0.1))
+
+
 def test_get_refuses_the_unknown():
     with pytest.raises(ValueError, match="'leaky_tanh', 'smooth_leaky_relu'"):
         activations.get("relu")
