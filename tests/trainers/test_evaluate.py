@@ -5,29 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from bars import in_place_of_data, split
-from programs import run
+from programs import SMALL, run, small_model
 
-from stable_node_tf import Euler, export, ode_classifier
+from stable_node_tf import export, ode_classifier
 from trainers import attack_report, attack_suite, evaluate, summarise
-
-SMALL = {
-    "epsilons": "0,0.1,0.3",
-    "epsilons_l2": "0,1",
-    "pgd_steps": 10,
-    "queries": 25,
-    "num_images": 30,
-    "jit_compile": False,
-}
 
 
 @pytest.fixture
 def data(monkeypatch):
     return in_place_of_data(monkeypatch)
-
-
-def small_model(seed=0):
-    """Two steps of Euler: quick to trace."""
-    return ode_classifier(width=8, solver=Euler(2), seed=seed)
 
 
 def test_evaluate_reports_and_writes(tmp_path, data, capsys):

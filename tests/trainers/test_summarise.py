@@ -4,29 +4,14 @@ from pathlib import Path
 import pytest
 from absl.testing import flagsaver
 from bars import in_place_of_data
-from programs import run
+from programs import SMALL, run, small_model
 
-from stable_node_tf import Euler, ode_classifier
 from trainers import evaluate, summarise
-
-SMALL = {
-    "epsilons": "0,0.1,0.3",
-    "epsilons_l2": "0,1",
-    "pgd_steps": 10,
-    "queries": 25,
-    "num_images": 30,
-    "jit_compile": False,
-}
 
 
 @pytest.fixture
 def data(monkeypatch):
     return in_place_of_data(monkeypatch)
-
-
-def small_model(seed=0):
-    """Two steps of Euler: quick to trace."""
-    return ode_classifier(width=8, solver=Euler(2), seed=seed)
 
 
 def test_evaluations_are_set_beside_each_other(tmp_path, data, capsys):
