@@ -102,15 +102,12 @@ def plot_models(
                 f"Received: {name} without {', '.join(sorted(missing))}"
             )
     first = next(iter(records.values()))
-    figure = drawing.new_figure(8.4, 5.2)
-    axes = figure.add_subplot()
-    drawing.bare(axes)
-    axes.set_title(
+    figure, axes = drawing.one_panel(
+        8.4,
+        5.2,
         f"{dataset_title(first['dataset'])}: accuracy on "
         f"{first['num_images']} test images under PGD (solid) and FGSM "
         "(dashed), %",
-        loc="left",
-        fontsize=12,
     )
     axes.set_xlabel("ℓ∞ budget ε (pixels range from 0 to 1)")
     for name, record in records.items():
@@ -142,13 +139,10 @@ def plot_margins(
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
-    figure = drawing.new_figure(7.2, 4.2)
-    axes = figure.add_subplot()
-    drawing.bare(axes)
-    axes.set_title(
+    figure, axes = drawing.one_panel(
+        7.2,
+        4.2,
         f"{dataset_title(dataset)}: lead of the true class, share of images",
-        loc="left",
-        fontsize=12,
     )
     axes.set_xlabel("logit of the true class minus its largest rival")
     everything = np.concatenate(list(margins.values()))

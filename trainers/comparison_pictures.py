@@ -27,13 +27,10 @@ def plot_accuracy(results: Results, path: str | Path) -> None:
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
-    figure = drawing.new_figure(7.2, 4.2)
-    axes = figure.add_subplot()
-    drawing.bare(axes)
-    axes.set_title(
+    figure, axes = drawing.one_panel(
+        7.2,
+        4.2,
         f"{dataset_title(results['dataset'])}: test accuracy under attack, %",
-        loc="left",
-        fontsize=12,
     )
     axes.set_xlabel("FGSM budget ε (pixels range from 0 to 1)")
     lines = {}

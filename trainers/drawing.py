@@ -58,6 +58,24 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
+def one_panel(width: float, height: float, title: str) -> tuple[Any, Any]:
+    """Returns a figure with one panel under a title, and the panel's axes.
+
+    Args:
+        width: see `new_figure`.
+        height: likewise.
+        title: written above the panel, at the left.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+    """
+    figure = new_figure(width, height)
+    axes = figure.add_subplot()
+    bare(axes)
+    axes.set_title(title, loc="left", fontsize=12)
+    return figure, axes
+
+
 def save(figure: Any, path: str | Path) -> None:
     """Writes a figure as a PNG; `path` is never half-written."""
     with atomic(path) as temporary:
