@@ -11,9 +11,8 @@ does not count. Forwards each solve begins at the end of the last one, made
 smaller; both passes take steps of gradient descent on u, A and b.
 """
 
-import tempfile
-
 import numpy as np
+from exported_models import serving
 
 ALPHA = 0.1
 JOINT = -float(np.arctanh(np.sqrt(1 - ALPHA)))
@@ -89,6 +88,28 @@ def reference(width, batch):
     return u
 
 
+def steps_of_loops(forward, gradients):
+    """What a loop repeats, forwards and in both passes."""
+
+    def go_on(u, kernel, bias):
+        return SHRINKAGE * forward(u, kernel, bias), kernel, bias
+
+    def descend(*values):
+        steps = zip(values, RATES, gradients(*values), strict=True)
+        return tuple(value - rate * slope for value, rate, slope in steps)
+
+    return go_on, descend
+
+
+def cases_and_loops(case, solver_of):
+    """Name -> case of each solver, and of those of `LOOPED` in a loop."""
+    return {name: case(solve) for name, solve in solver_of.items()} | {
+        looped(name): case(solver_of[name], in_a_loop=True)
+        for name in LOOPED
+        if name in solver_of
+    }
+
+
 def tensorflow_cases(arrays, solver_of, jit_compile):
     """Name -> (forward, forward and backward)."""
     import tensorflow as tf
@@ -127,25 +148,14 @@ def tensorflow_cases(arrays, solver_of, jit_compile):
                 )[1:]
             )
 
-        def go_on(u, kernel, bias):
-            return SHRINKAGE * forward(u, kernel, bias), kernel, bias
-
-        def descend(*values):
-            steps = zip(values, RATES, gradients(*values), strict=True)
-            return [value - rate * slope for value, rate, slope in steps]
-
         if in_a_loop:
+            go_on, descend = steps_of_loops(forward, gradients)
             return repeated(go_on), repeated(descend)
         return compiled(forward), compiled(gradients)
 
-    cases = {name: case(solve) for name, solve in solver_of.items()}
     if jit_compile:
-        cases |= {
-            looped(name): case(solver_of[name], in_a_loop=True)
-            for name in LOOPED
-            if name in solver_of
-        }
-    return cases
+        return cases_and_loops(case, solver_of)
+    return {name: case(solve) for name, solve in solver_of.items()}
 
 
 def ours(arrays, jit_compile=False):
@@ -284,23 +294,12 @@ def jax_cases(arrays, solver_of):
                 )
             )
 
-        def go_on(u, kernel, bias):
-            return SHRINKAGE * forward(u, kernel, bias), kernel, bias
-
-        def descend(*values):
-            steps = zip(values, RATES, gradients(*values), strict=True)
-            return tuple(value - rate * slope for value, rate, slope in steps)
-
         if in_a_loop:
+            go_on, descend = steps_of_loops(forward, gradients)
             return repeated(go_on), repeated(descend)
         return compiled(forward), compiled(gradients)
 
-    cases = {name: case(solve) for name, solve in solver_of.items()}
-    return cases | {
-        looped(name): case(solver_of[name], in_a_loop=True)
-        for name in LOOPED
-        if name in solver_of
-    }
+    return cases_and_loops(case, solver_of)
 
 
 def diffrax(arrays):
@@ -466,37 +465,6 @@ def torchdiffeq(arrays):
     for stages in STAGES:
         cases[f"floor, {stages} stages"] = case(floor(stages))
         cases[f"products, {stages} stages"] = products(stages)
-    return cases
-
-
-def serving(arrays):
-    """Exported models of equal parameter counts, batch 1 and 256."""
-    import keras
-
-    from stable_node_tf import Euler, RungeKutta4, export, ode_classifier
-
-    del arrays
-    image = keras.Input((28, 28, 1), name="image")
-    x = keras.layers.Flatten()(image)
-    x = keras.layers.Dense(64)(x)
-    x = keras.layers.Dense(64, activation="tanh")(x)
-    models = {
-        "Dense network": keras.Model(image, keras.layers.Dense(10)(x)),
-        "Euler, 20 steps": ode_classifier(solver=Euler(20)),
-        "RungeKutta4, 5 steps": ode_classifier(solver=RungeKutta4(5)),
-    }
-    assert len({model.count_params() for model in models.values()}) == 1
-    cases = {}
-    for name, model in models.items():
-        with tempfile.TemporaryDirectory() as directory:
-            export.export(model, directory)
-            loaded = export.load(directory)
-        for batch in (1, 256):
-            images = np.random.default_rng(0).random(
-                (batch, 28, 28, 1), np.float32
-            )
-            predict = lambda m=loaded, x=images: [m(x).numpy()]  # noqa: E731
-            cases[f"{name}, batch {batch}"] = (predict, predict)
     return cases
 
 
