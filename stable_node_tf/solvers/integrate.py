@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow_probability.python.math import ode
 
 from stable_node_tf.solvers.capped import capped
+from stable_node_tf.solvers.checked_field import checked_field
 from stable_node_tf.solvers.fixed_grid import FixedGrid, in_dtype
 from stable_node_tf.solvers.layer_field import LayerField
 from stable_node_tf.solvers.reverse_sweep import solve_layer
@@ -67,7 +68,8 @@ def integrate(
     Raises:
       TypeError: if `state` is not floating.
       ValueError: if `terminal_time` is not positive and finite, where this is
-        known in advance, or if `BDF` meets a state with unknown d.
+        known in advance, if `ode_fn` does not return the shape and dtype of
+        the state, or if `BDF` meets a state with unknown d.
       tf.errors.InvalidArgumentError: as described above.
 
     >>> decay = lambda t, u, rate: -rate * u
@@ -119,7 +121,9 @@ def integrate(
             constants=constants,
         ).states[0]
     else:
-        end = _solve_finite(solver, ode_fn, start, terminal_time, constants)
+        end = _solve_finite(
+            solver, checked_field(ode_fn), start, terminal_time, constants
+        )
     return tf.ensure_shape(tf.cast(end, state.dtype), state.shape)
 
 
@@ -190,6 +194,8 @@ def _solve_by_row(
 
     @tf.function(autograph=False)
     def solve_rows(state: tf.Tensor, constants: Mapping[str, Any]) -> tf.Tensor:
+        # Errors within `map_fn` would break eager gradients from then on.
+        ode_fn(tf.zeros_like(terminal_time), state, **constants)
         return tf.map_fn(
             lambda row: _solve_to(
                 solver, row_fn, row, terminal_time, constants
