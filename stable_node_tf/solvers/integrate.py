@@ -67,9 +67,9 @@ def integrate(
 
     Raises:
       TypeError: if `state` is not floating.
-      ValueError: if `terminal_time` is not positive and finite, where this is
-        known in advance, if `ode_fn` does not return the shape and dtype of
-        the state, or if `BDF` meets a state with unknown d.
+      ValueError: if `terminal_time` is not a positive and finite scalar, where
+        this is known in advance, if `ode_fn` does not return the shape and
+        dtype of the state, or if `BDF` meets a state with unknown d.
       tf.errors.InvalidArgumentError: as described above.
 
     >>> decay = lambda t, u, rate: -rate * u
@@ -85,6 +85,11 @@ def integrate(
         )
     dtype = tf.float32 if state.dtype.size == 2 else state.dtype
     given_time, terminal_time = terminal_time, in_dtype(terminal_time, dtype)
+    if terminal_time.shape.rank not in (0, None):
+        raise ValueError(
+            "`terminal_time` must be a scalar. "
+            f"Received: terminal_time of shape {terminal_time.shape}"
+        )
     static_time = tf.get_static_value(terminal_time)
     if static_time is not None and not 0.0 < static_time < math.inf:
         raise ValueError(

@@ -169,6 +169,8 @@ def test_bad_arguments_are_refused():
     for time in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match="terminal_time"):
             integrate(Euler(2), logistic_fn, state, time)
+    with pytest.raises(ValueError, match="must be a scalar.*shape .2,"):
+        integrate(Euler(2), logistic_fn, state, [1.0, 2.0])
     with pytest.raises(TypeError, match="floating"):
         integrate(Euler(2), logistic_fn, tf.ones((1, 2), tf.int32))
     unknown = tf.TensorSpec(None)
