@@ -261,6 +261,12 @@ def _chain(model: keras.Model) -> tuple[list[_Link], set[str]]:
             "A certified model must have one input and one output. "
             f"Received: model {getattr(model, 'name', model)!r}"
         )
+    if not type(model).call.__module__.startswith("keras."):
+        raise ValueError(
+            "A certified model must compute what its graph of layers says. "
+            f"Received: model {model.name!r} of type {type(model).__name__}, "
+            "which has a `call` of its own"
+        )
     links, tensor = [], model.outputs[0]
     dtypes = {model.inputs[0].dtype}
     while True:

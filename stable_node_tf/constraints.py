@@ -89,8 +89,14 @@ class LogNormConstraint(keras.constraints.Constraint):
         self._total_perturbation = total_perturbation
 
     def __call__(self, w):
-        """Returns A + Δ, of the shape (d, d) and dtype of `w`."""
+        """Returns A + Δ, of the shape (d, d) and dtype of `w`.
+
+        Raises:
+          ValueError: if `w` is not square, or not float32 or float64.
+        """
         matrix = tf.convert_to_tensor(w)
+        square = matrix.shape.rank == 2 and matrix.shape[0] == matrix.shape[1]
+        _check_kernel("LogNormConstraint", "square", square, matrix)
         if self._certificate is None:
             certificate = self._cold_certificate(matrix)
         else:
@@ -107,7 +113,10 @@ class LogNormConstraint(keras.constraints.Constraint):
     def _cold_certificate(self, matrix):
         matrix = tf.cast(matrix, tf.float64)
         norm = tf.norm(matrix)
-        norm = tf.where(norm > 0.0, norm, 1.0)
+        # Eigendecompositions stop the program at NaN; training may go on.
+        finite = tf.math.is_finite(norm)
+        matrix = tf.where(finite, matrix, 0.0)
+        norm = tf.where(finite & (norm > 0.0), norm, 1.0)
         ones = tf.ones_like(matrix[:1])
         certificate = ones
         if self.alpha < 1.0:
@@ -155,8 +164,14 @@ class SpectralNormConstraint(keras.constraints.Constraint):
         self.max_norm = check_positive(max_norm, "max_norm")
 
     def __call__(self, w):
-        """Returns the clipped kernel, of the shape and dtype of `w`."""
+        """Returns the clipped kernel, of the shape and dtype of `w`.
+
+        Raises:
+          ValueError: if `w` has no dimension, or is not float32 or float64.
+        """
         kernel = tf.convert_to_tensor(w)
+        proper = bool(kernel.shape.rank)
+        _check_kernel("SpectralNormConstraint", "not scalar", proper, kernel)
         matrix = tf.reshape(kernel, [-1, kernel.shape[-1]])
         wide = matrix.shape[0] < matrix.shape[1]
         if wide:
@@ -169,3 +184,11 @@ class SpectralNormConstraint(keras.constraints.Constraint):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
         return {"max_norm": self.max_norm}
+
+
+def _check_kernel(constraint, shape, has_it, kernel):
+    if not has_it or kernel.dtype not in (tf.float32, tf.float64):
+        raise ValueError(
+            f"The kernel of a `{constraint}` must be {shape}, and float32 or "
+            f"float64. Received: {kernel.dtype.name} of shape {kernel.shape}"
+        )

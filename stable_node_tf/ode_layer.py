@@ -1,5 +1,6 @@
 """What all neural ODE layers with one vector field have in common."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import keras
@@ -48,16 +49,48 @@ class ODELayer(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.activation = activations.get(activation)
+        self.activation = activation
         self.delta_bar = (
             None if delta_bar is None else check_number(delta_bar, "delta_bar")
         )
         self.terminal_time = check_positive(terminal_time, "terminal_time")
-        self.solver = solvers.get(solver)
+        self.solver = solver
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.input_spec = keras.layers.InputSpec(ndim=2)
-        self.supports_jit = not isinstance(self.solver, ode.BDF)
+
+    @property
+    def activation(self) -> activations.Activation:
+        """σ; bounds are of the one that is set.
+
+        Raises:
+          ValueError: on setting one with a smaller slope than that for which
+            the constraint of a built layer was made.
+        """
+        return self._activation
+
+    @activation.setter
+    def activation(self, identifier: Any) -> None:
+        activation = activations.get(identifier)
+        if self.built and self.delta_bar is not None:
+            if activation.alpha < self.alpha:
+                raise ValueError(
+                    f"`activation` of layer {self.name!r} must keep slopes in "
+                    f"[{self.alpha}, 1]: the constraint of its weights is made "
+                    f"for them. Received: activation={identifier!r}, with "
+                    f"alpha={activation.alpha}"
+                )
+        self._activation = activation
+
+    @property
+    def solver(self) -> ode.Solver:
+        """What solves the equation; bounds are of the one that is set."""
+        return self._solver
+
+    @solver.setter
+    def solver(self, identifier: Any) -> None:
+        self._solver = solvers.get(identifier)
+        self.supports_jit = not isinstance(self._solver, ode.BDF)
 
     @property
     def alpha(self) -> float:
@@ -101,23 +134,20 @@ class ODELayer(keras.layers.Layer):
         """Returns u at several times, each reached by a solve of its own.
 
         Args:
-          inputs: u(0), of shape (batch, d).
-          times: numbers that are not negative.
+          inputs: u(0), real, of shape (batch, d).
+          times: numbers that are not negative, at least one.
 
         Returns:
           Tensor of shape (len(times), batch, d).
 
         Raises:
-          ValueError: if a time is negative or not finite, or the layer has no
-            weights yet.
+          TypeError: if a time is not a number.
+          ValueError: if a time is negative or not finite or there is none, if
+            `inputs` are not real or not (batch, d), or the layer has no weights
+            yet.
         """
-        self._check_built()
-        times = [check_number(time, "times") for time in times]
-        if min(times, default=0.0) < 0.0:
-            raise ValueError(
-                f"`times` must not be negative. Received: times={times}"
-            )
-        inputs = tf.cast(inputs, self.compute_dtype)
+        times = check_times(times)
+        inputs = tf.cast(self._state_from(inputs), self.compute_dtype)
         return tf.stack(
             [self._solve(inputs, time) if time else inputs for time in times]
         )
@@ -142,8 +172,9 @@ class ODELayer(keras.layers.Layer):
           `solvers.StepStatistics`, whose tensors have the shape (batch,).
 
         Raises:
-          ValueError: if the solver is not `PerSampleDormandPrince`, or the
-            layer has no weights yet.
+          ValueError: if the solver is not `PerSampleDormandPrince`, if
+            `inputs` are not real or not (batch, d), or the layer has no weights
+            yet.
           tf.errors.InvalidArgumentError: if `inputs` are not finite.
         """
         if not isinstance(self.solver, solvers.PerSampleDormandPrince):
@@ -151,8 +182,7 @@ class ODELayer(keras.layers.Layer):
                 "`solver` must be PerSampleDormandPrince to have statistics of "
                 f"each row. Received: solver={self.solver!r}"
             )
-        self._check_built()
-        inputs = tf.cast(inputs, self.variable_dtype)
+        inputs = tf.cast(self._state_from(inputs), self.variable_dtype)
         return self.solver.solve(
             self._field,
             0.0,
@@ -195,6 +225,17 @@ class ODELayer(keras.layers.Layer):
                 "`build`, first."
             )
 
+    def _state_from(self, inputs):
+        self._check_built()
+        inputs, size = tf.convert_to_tensor(inputs), self.input_spec.axes[-1]
+        real = inputs.dtype.is_floating or inputs.dtype.is_integer
+        if not real or not inputs.shape.is_compatible_with([None, size]):
+            raise ValueError(
+                f"`inputs` must be real, of shape (batch, {size}). "
+                f"Received: inputs of {inputs.dtype!r} and shape {inputs.shape}"
+            )
+        return inputs
+
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialised."""
         serialize = keras.saving.serialize_keras_object
@@ -207,3 +248,26 @@ class ODELayer(keras.layers.Layer):
             "kernel_initializer": serialize(self.kernel_initializer),
             "bias_initializer": serialize(self.bias_initializer),
         }
+
+
+def check_times(times: Iterable[float]) -> list[float]:
+    """Returns the times of a trajectory as Python floats.
+
+    Raises:
+      TypeError: if they are not a sequence of numbers.
+      ValueError: if there is none, or one is negative or not finite.
+
+    >>> check_times(range(3))
+    [0.0, 1.0, 2.0]
+    """
+    if not isinstance(times, Iterable):
+        raise TypeError(
+            f"`times` must be a sequence of numbers. Received: times={times!r}"
+        )
+    numbers = [check_number(time, "times") for time in times]
+    if not numbers or min(numbers) < 0.0:
+        raise ValueError(
+            "`times` must be numbers that are not negative, at least one. "
+            f"Received: times={numbers}"
+        )
+    return numbers

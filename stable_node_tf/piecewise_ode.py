@@ -7,11 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf.deserialisation import rebuilt
-from stable_node_tf.ode_layer import ODELayer, StabilityReport
+from stable_node_tf.ode_layer import ODELayer, StabilityReport, check_times
 from stable_node_tf.solver_bounds import LipschitzBound, counted
 from stable_node_tf.solvers.per_sample import StepStatistics, total_statistics
 from stable_node_tf.stability.certificates import network_lipschitz
-from stable_node_tf.stability.checks import check_count, check_number
+from stable_node_tf.stability.checks import check_count
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
@@ -26,7 +26,8 @@ class PiecewiseODELayer(keras.layers.Layer):
     2402.13092). A `delta_bar` of the layer bounds every piece, and so the mean.
 
     The pieces are layers themselves, in the attribute `pieces`: constraints,
-    gradients and `StabilityMonitor` treat them as any others.
+    gradients and `StabilityMonitor` treat them as any others. Their names are
+    that of this layer with `_piece_0`, `_piece_1` and so on behind it.
 
     Args:
       layer: a layer of one equation on the whole of [0, T], not built; the
@@ -71,7 +72,9 @@ class PiecewiseODELayer(keras.layers.Layer):
             "dtype": self.dtype_policy,
         }
         self.pieces = [
-            type(layer).from_config({**config, "name": f"piece_{index}"})
+            type(layer).from_config(
+                {**config, "name": f"{self.name}_piece_{index}"}
+            )
             for index in range(self.num_pieces)
         ]
         self.supports_jit = self.pieces[0].supports_jit
@@ -100,32 +103,32 @@ class PiecewiseODELayer(keras.layers.Layer):
         """Returns u at several times.
 
         Args:
-          inputs: u(0), of shape (batch, d).
-          times: numbers in [0, T], increasing.
+          inputs: u(0), real, of shape (batch, d).
+          times: numbers in [0, T], increasing, at least one.
 
         Returns:
           Tensor of shape (len(times), batch, d).
 
         Raises:
-          ValueError: if the times are not increasing, or leave [0, T], or the
-            layer has no weights yet.
+          TypeError: if a time is not a number.
+          ValueError: if the times are not increasing, leave [0, T] or there is
+            none, if `inputs` are not real or not (batch, d), or the layer has
+            no weights yet.
         """
-        times = [check_number(time, "times") for time in times]
-        if sorted(times) != times or not (
-            all(0.0 <= time <= self.terminal_time for time in times)
-        ):
+        times = check_times(times)
+        if sorted(times) != times or times[-1] > self.terminal_time:
             raise ValueError(
                 f"`times` must be increasing in [0, {self.terminal_time}]. "
                 f"Received: times={times}"
             )
         length = self.terminal_time / self.num_pieces
-        states, starts = [], [tf.cast(inputs, self.compute_dtype)]
+        start, done, states = self.pieces[0].trajectory(inputs, [0.0])[0], 0, []
         for time in times:
             index = min(int(time / length), self.num_pieces - 1)
-            while len(starts) <= index:
-                starts.append(self.pieces[len(starts) - 1](starts[-1]))
+            while done < index:
+                start, done = self.pieces[done](start), done + 1
             rest = max(0.0, time - index * length)
-            states.append(self.pieces[index].trajectory(starts[index], [rest]))
+            states.append(self.pieces[index].trajectory(start, [rest]))
         return tf.concat(states, axis=0)
 
     def solver_statistics(self, inputs) -> StepStatistics:

@@ -2,7 +2,12 @@ import keras
 import numpy as np
 import pytest
 
-from stable_node_tf import Euler, SpectralNormConstraint, StableODELayer
+from stable_node_tf import (
+    Euler,
+    PiecewiseODELayer,
+    SpectralNormConstraint,
+    StableODELayer,
+)
 from stable_node_tf.callbacks import StabilityMonitor
 
 X = np.random.default_rng(0).standard_normal((16, 4))
@@ -35,6 +40,13 @@ def test_bounds_are_logged_for_later_callbacks(tmp_path):
     assert max(history["delta_upper"]) <= 0.0
     header = (tmp_path / "log.csv").read_text().splitlines()[0]
     assert header.startswith("epoch,delta_lower,delta_upper,loss,perturbation")
+
+
+def test_all_pieces_of_all_layers_are_logged():
+    layers = [PiecewiseODELayer(flow(), 2, name=name) for name in ("a", "b")]
+    history = fit(model_of(*layers), StabilityMonitor(), epochs=1)
+    for name in ("a_piece_0", "a_piece_1", "b_piece_0", "b_piece_1"):
+        assert history[f"{name}/delta_upper"][-1] <= 0.0
 
 
 def test_perturbation_is_the_mean_over_the_steps():

@@ -269,8 +269,33 @@ def test_refuses_what_only_looks_like_a_known_layer():
     with pytest.raises(ValueError, match="'cubed' of type Cubed"):
         certifier(keras.Model(image, keras.layers.Dense(3)(hidden)))
     doubled = PiecewiseODELayer(Doubled(), 2)(image)
-    with pytest.raises(ValueError, match="'piece_1' of type Doubled"):
+    with pytest.raises(ValueError, match="_piece_1' of type Doubled"):
         certifier(keras.Model(image, keras.layers.Dense(3)(doubled)))
+
+
+class OwnStep(keras.Model):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+class OwnCall(keras.Model):
+    def call(self, inputs, training=None):
+        return 100 * super().call(inputs, training=training)
+
+
+class OwnCallInARow(keras.Sequential):
+    def call(self, inputs, training=None):
+        return 100 * super().call(inputs, training=training)
+
+
+def test_refuses_models_that_compute_something_else():
+    image = keras.Input((4,))
+    logits = keras.layers.Dense(3)(StableODELayer()(image))
+    certifier(OwnStep(image, logits))
+    in_a_row = OwnCallInARow([image, keras.layers.Dense(3)])
+    for model in (OwnCall(image, logits), in_a_row):
+        with pytest.raises(ValueError, match="OwnCall.* `call` of its own"):
+            certifier(model)
 
 
 def test_rounding_is_bounded_where_all_dtypes_are_the_same():

@@ -24,6 +24,17 @@ def test_without_state(delta_bar, compiled):
     assert nearest * (1 - 1e-6) <= np.linalg.norm(result - matrix) < 2 * nearest
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_what_is_not_finite_stays_so_and_stops_nothing(number):
+    matrix = tf.constant([[number, 0.0], [0.0, 1.0]])
+    for constraint in (
+        LogNormConstraint(0.0, 0.5),
+        LogNormConstraint(0.0, 0.5, step=0.5),
+        SpectralNormConstraint(1.0),
+    ):
+        assert not np.isfinite(constraint(matrix)).all()
+
+
 def test_without_state_for_steps_of_euler():
     matrix = np.random.default_rng(0).standard_normal((10, 10))
     constraint = LogNormConstraint(0.0, 0.2, step=0.5)
@@ -84,6 +95,22 @@ def test_serialises(constraint):
         (lambda: LogNormConstraint(-0.5, 0.1, 1.0), ValueError, "contracts"),
         (lambda: SpectralNormConstraint(0.0), ValueError, "max_norm"),
         (lambda: SpectralNormConstraint(None), TypeError, "max_norm"),
+        (
+            lambda: LogNormConstraint(0.0, 0.5)(tf.ones((2, 3))),
+            ValueError,
+            r"must be square.* Received: float32 of shape \(2, 3\)",
+        ),
+        (
+            lambda: LogNormConstraint(0.0, 0.5)(tf.eye(2, dtype=tf.float16)),
+            ValueError,
+            "float32 or float64. Received: float16",
+        ),
+        (
+            lambda: SpectralNormConstraint(1.0)(tf.eye(2, dtype=tf.bfloat16)),
+            ValueError,
+            "float32 or float64. Received: bfloat16",
+        ),
+        (lambda: SpectralNormConstraint(1.0)(1.0), ValueError, "not scalar"),
     ],
 )
 def test_refuses(call, error, message):

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stable_node_tf import DeepODELayer, PiecewiseODELayer, StableODELayer
+from stable_node_tf import (
+    DeepODELayer,
+    LeakyTanh,
+    PiecewiseODELayer,
+    StableODELayer,
+)
 from stable_node_tf.solvers import PerSampleDormandPrince
 
 LAYERS = {
@@ -99,3 +104,68 @@ def test_input_of_another_shape(kind):
     layer(STATES)
     with pytest.raises(ValueError, match="shape"):
         layer(np.ones((2, 3), "float32"))
+
+
+@each_layer
+def test_trajectories_refuse_what_they_cannot_follow(kind):
+    layer = LAYERS[kind](solver=PerSampleDormandPrince())
+    with pytest.raises(ValueError, match="no weights yet"):
+        layer.trajectory(STATES, [0.9])
+    assert not any(inner.built for inner in layer._flatten_layers())
+    layer(STATES)
+    for state in (
+        STATES[0],
+        STATES[:, :2],
+        STATES[None],
+        STATES.astype(complex),
+        STATES.astype(str),
+        STATES > 0.0,
+    ):
+        for method in (
+            lambda u: layer.trajectory(u, [0.0, 0.9]),
+            layer.solver_statistics,
+        ):
+            with pytest.raises(
+                ValueError, match=r"`inputs` must be real.* Received: inputs of"
+            ):
+                method(state)
+    for times in (0.5, None, [[0.5]], ["0.5"], [None], "half"):
+        with pytest.raises(TypeError, match="`times` must be"):
+            layer.trajectory(STATES, times)
+    for times in ([], np.zeros(0), [-0.5], [np.nan], [np.inf]):
+        with pytest.raises(ValueError, match="`times` must be"):
+            layer.trajectory(STATES, times)
+    assert layer.trajectory([[1, 2, 3, 4]], (0, 0.5)).shape == (2, 1, 4)
+
+
+@pytest.mark.parametrize(
+    "layer", [StableODELayer(), LAYERS["deep"]()], ids=["one layer", "deep"]
+)
+def test_what_is_set_is_checked(layer):
+    layer.solver = "bdf"
+    assert not layer.supports_jit
+    layer.solver = "rk4"
+    assert layer.supports_jit
+    layer.activation = "leaky_tanh"
+    fresh = type(layer).from_config(layer.get_config())
+    for either in (layer, fresh):
+        either.build((None, 4))
+        assert either.lipschitz_bound().holds_for == "RungeKutta4 with 20 steps"
+        assert isinstance(either.activation, LeakyTanh)
+    with pytest.raises(ValueError, match="`solver` must be one of"):
+        layer.solver = "rk7"
+    with pytest.raises(TypeError, match="`activation` must be"):
+        layer.activation = tf.nn.relu
+    assert isinstance(layer.activation, LeakyTanh)
+
+
+@each_layer
+def test_a_constraint_stays_one_of_the_activation(kind):
+    layer = LAYERS[kind](delta_bar=0.0, activation=LeakyTanh(0.3))
+    layer(STATES)
+    one = getattr(layer, "pieces", [layer])[-1]
+    one.activation = LeakyTanh(0.5)
+    layer.assert_constraints()
+    with pytest.raises(ValueError, match=r"slopes in \[0.5, 1\].* alpha=0.1"):
+        one.activation = "leaky_tanh"
+    assert one.alpha == 0.5

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability.python.math import ode
 
+from stable_node_tf.solvers.checked_field import checked_field
 from stable_node_tf.solvers.checkpointing import (
     checkpointed_loop,
     pull_back_by_tape,
@@ -50,7 +51,9 @@ class FixedGrid(ode.Solver):
         gradient, and the steps between them are taken again. Then there are
         gradients with respect to the state and `constants` only, memory is
         saved within a `tf.function` only, and evaluations are counted as
-        `num_stages` a step, which for an implicit scheme are too few.
+        `num_stages` a step, which for an implicit scheme are too few. XLA
+        refuses second derivatives where √num_steps steps are not unrolled:
+        more than 100 stages of them, or any of an implicit scheme.
 
     Raises:
       TypeError: if `num_steps` is not an integer.
@@ -104,7 +107,8 @@ class FixedGrid(ode.Solver):
           ode_fn: function of a scalar time, a state and the constants that
             returns the derivative, with the structure of the state.
           initial_time: scalar.
-          initial_state: real tensor of any shape, or a nest of them.
+          initial_state: floating or complex tensor of any shape, or a nest
+            of them.
           solution_times: vector of a length known in advance, or
             `ChosenBySolver(final_time)` for the states at all `num_steps + 1`
             points of the grid, the first included.
@@ -120,11 +124,19 @@ class FixedGrid(ode.Solver):
           `tfp.math.ode.Results`, with `states` of shape (times,) + state.
 
         Raises:
-          ValueError: if `solution_times` is not a vector of known length, or
-            `ode_fn` does not return the shape of the state.
+          TypeError: if `initial_state` is neither floating nor complex.
+          ValueError: if `solution_times` is not a vector of known length, at
+            least 1, or `ode_fn` does not return the structure, shape and dtype
+            of the state.
         """
         del jacobian_sparsity, batch_ndims, previous_solver_internal_state
         state = tf.nest.map_structure(tf.convert_to_tensor, initial_state)
+        for part in tf.nest.flatten(state):
+            if not (part.dtype.is_floating or part.dtype.is_complex):
+                raise TypeError(
+                    "`initial_state` must be floating. "
+                    f"Received: initial_state of {part.dtype!r}"
+                )
         dtype = tf.nest.flatten(state)[0].dtype.real_dtype
         start = in_dtype(initial_time, dtype)
         states = []
@@ -140,7 +152,7 @@ class FixedGrid(ode.Solver):
         evaluations: Any = 0
         for end in ends:
             state, count = self._advance(
-                ode_fn,
+                checked_field(ode_fn),
                 jacobian_fn,
                 start,
                 end,
@@ -262,11 +274,11 @@ def in_dtype(value: Any, dtype: tf.DType) -> tf.Tensor:
 
 
 def times_in_dtype(solution_times: Any, dtype: tf.DType) -> tf.Tensor:
-    """Casts solution times, which must be a vector of known length."""
+    """Casts solution times, a vector of known length that is not empty."""
     times = in_dtype(solution_times, dtype)
-    if times.shape.rank != 1 or times.shape[0] is None:
+    if times.shape.rank != 1 or not times.shape[0]:
         raise ValueError(
-            "`solution_times` must be a vector of known length. "
+            "`solution_times` must be a vector of known length, at least 1. "
             f"Received: solution_times of shape {times.shape}"
         )
     return times

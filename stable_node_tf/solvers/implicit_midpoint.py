@@ -76,6 +76,9 @@ class ImplicitMidpoint(FixedGrid):
                 jacobian = _jacobian_by_tape(lambda u: ode_fn(middle, u), y)
             else:
                 jacobian = jacobian_fn(middle, y)
+            # The inverse stops the program at NaN, and says nothing of the row.
+            finite = tf.math.is_finite(jacobian)
+            jacobian = tf.where(finite, jacobian, tf.zeros_like(jacobian))
             eye = tf.eye(tf.shape(y)[1], dtype=y.dtype)
             return tf.stop_gradient(tf.linalg.inv(eye - half * jacobian))
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow_probability.python.math import ode
 
 from stable_node_tf.solvers.capped import capped
+from stable_node_tf.solvers.checked_field import checked_field
 from stable_node_tf.solvers.fixed_grid import FixedGrid, in_dtype
 from stable_node_tf.solvers.layer_field import LayerField
 from stable_node_tf.solvers.reverse_sweep import solve_layer
@@ -66,8 +67,9 @@ def integrate(
 
     Raises:
       TypeError: if `state` is not floating.
-      ValueError: if `terminal_time` is not positive and finite, where this is
-        known in advance, or if `BDF` meets a state with unknown d.
+      ValueError: if `terminal_time` is not a positive and finite scalar, where
+        this is known in advance, if `ode_fn` does not return the shape and
+        dtype of the state, or if `BDF` meets a state with unknown d.
       tf.errors.InvalidArgumentError: as described above.
 
     >>> decay = lambda t, u, rate: -rate * u
@@ -83,6 +85,11 @@ def integrate(
         )
     dtype = tf.float32 if state.dtype.size == 2 else state.dtype
     given_time, terminal_time = terminal_time, in_dtype(terminal_time, dtype)
+    if terminal_time.shape.rank not in (0, None):
+        raise ValueError(
+            "`terminal_time` must be a scalar. "
+            f"Received: terminal_time of shape {terminal_time.shape}"
+        )
     static_time = tf.get_static_value(terminal_time)
     if static_time is not None and not 0.0 < static_time < math.inf:
         raise ValueError(
@@ -119,7 +126,9 @@ def integrate(
             constants=constants,
         ).states[0]
     else:
-        end = _solve_finite(solver, ode_fn, start, terminal_time, constants)
+        end = _solve_finite(
+            solver, checked_field(ode_fn), start, terminal_time, constants
+        )
     return tf.ensure_shape(tf.cast(end, state.dtype), state.shape)
 
 
@@ -190,6 +199,8 @@ def _solve_by_row(
 
     @tf.function(autograph=False)
     def solve_rows(state: tf.Tensor, constants: Mapping[str, Any]) -> tf.Tensor:
+        # Errors within `map_fn` would break eager gradients from then on.
+        ode_fn(tf.zeros_like(terminal_time), state, **constants)
         return tf.map_fn(
             lambda row: _solve_to(
                 solver, row_fn, row, terminal_time, constants

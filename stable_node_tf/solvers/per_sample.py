@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow_probability.python.math import ode
 
 from stable_node_tf.solvers.capped import refuse
+from stable_node_tf.solvers.checked_field import checked_field
 from stable_node_tf.solvers.fixed_grid import (
     OdeFn,
     in_dtype,
@@ -157,8 +158,11 @@ class PerSampleDormandPrince(ode.Solver):
           `StepStatistics` as `diagnostics`.
 
         Raises:
-          ValueError: if the shape of `initial_state` is not (batch, d), or
-            `solution_times` is not a vector of known length.
+          TypeError: if `initial_state` is not floating.
+          ValueError: if the shape of `initial_state` is not (batch, d), if
+            `solution_times` is not a vector of known length, at least 1, and
+            increasing from `initial_time` on, where this is known in advance,
+            or `ode_fn` does not return the shape and dtype of the state.
           tf.errors.InvalidArgumentError: if a row did not arrive; compiled by
             XLA, which has no errors, that row is NaN.
         """
@@ -170,6 +174,11 @@ class PerSampleDormandPrince(ode.Solver):
                 "The state of `PerSampleDormandPrince` must have shape "
                 f"(batch, d). Received: shape {state.shape}"
             )
+        if not state.dtype.is_floating:
+            raise TypeError(
+                "`initial_state` must be floating. "
+                f"Received: initial_state of {state.dtype!r}"
+            )
         start = in_dtype(initial_time, state.dtype)
         if isinstance(solution_times, ode.ChosenBySolver):
             raise ValueError(
@@ -177,13 +186,20 @@ class PerSampleDormandPrince(ode.Solver):
                 "choose different ones. Received: ChosenBySolver"
             )
         times = times_in_dtype(solution_times, state.dtype)
+        known = tf.get_static_value(tf.concat([start[tf.newaxis], times], 0))
+        if known is not None and not np.all(np.diff(known) >= 0.0):
+            raise ValueError(
+                "`solution_times` must be increasing, from `initial_time` on. "
+                f"Received: initial_time={known[0]}, "
+                f"solution_times={known[1:].tolist()}"
+            )
         constants = tf.nest.map_structure(
             lambda c: in_dtype(c, state.dtype), dict(constants or {})
         )
         states, parts = [], []
         for end in tf.unstack(times):
             state, statistics = self._advance(
-                ode_fn, start, end, state, constants
+                checked_field(ode_fn), start, end, state, constants
             )
             states.append(state)
             parts.append(statistics)
@@ -239,7 +255,7 @@ class PerSampleDormandPrince(ode.Solver):
         last, time, accepted, rejected, last_step = advance(
             state, *flat_constants
         )
-        arrived = time >= end
+        arrived = (time >= end) & (end >= start)
         stuck = ~tf.reduce_all(arrived)
         with tf.control_dependencies(
             [refuse(stuck, self.name, self.max_num_steps)]

@@ -54,12 +54,6 @@ def _combine(
     def combine(u: tf.Tensor, *ks: tf.Tensor) -> tf.Tensor:
         total = u
         for (a, _), k in zip(terms, ks, strict=True):
-            k = tf.convert_to_tensor(k)
-            if not k.shape.is_compatible_with(u.shape):
-                raise ValueError(
-                    "`ode_fn` must return the shape of the state. Received: "
-                    f"shape {k.shape} for a state of shape {u.shape}"
-                )
             total = total + tf.cast(size * a, u.dtype) * k
         return total
 

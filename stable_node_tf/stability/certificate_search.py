@@ -12,6 +12,8 @@ _SCALAR = tf.TensorSpec([], tf.float64)
 _CENTRED = np.float64(0.3)
 _NEARLY_CENTRED = np.float64(0.9)
 _FIRST_GAP = 0.05
+# Below it rounding errors decide.
+_SMALLEST_TOLERANCE = 1e-13
 
 
 def certificate_matrix(matrix, certificate, lower_slope, upper_slope, step=0.0):
@@ -83,7 +85,8 @@ def minimise_certificate(
       lower_slope: of shape (n, d).
       upper_slope: of shape (n, d); entries where both slopes are equal need
         no certificate and keep their t.
-      tolerance: absolute, on the minimum divided by max(1, h).
+      tolerance: absolute, on the minimum divided by max(1, h); one below 1e-13
+        counts as that.
       step: h >= 0.
 
     Returns:
@@ -154,6 +157,7 @@ def minimise_certificate(
         done = keep | (centred & last)
         return steps + 1, bound, t, tf.where(centred, 0.1 * mu, mu), done
 
+    tolerance = tf.maximum(tolerance, _SMALLEST_TOLERANCE)
     scale = tf.maximum(step, 1.0)
     gap = _FIRST_GAP * scale / tf.sqrt(degree)
     bound = tf.linalg.eigvalsh(bound_matrix(start))[:, -1] + gap

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from stable_node_tf.stability.checks import (
     check_count,
+    check_not_negative,
     check_number,
     check_positive,
 )
@@ -104,17 +105,16 @@ def euler_lipschitz(
 
     Raises:
       TypeError: if `num_steps` is not an integer.
-      ValueError: if it is below 1, or T not positive.
+      ValueError: if it is below 1, T not positive, or the norm negative.
 
     >>> round(euler_lipschitz(1.0, 1.0, 1.0, 1), 9)
     2.0
     """
     step = _step_size(terminal_time, num_steps)
     delta = check_number(delta, "delta")
-    spectral_norm = check_number(spectral_norm, "spectral_norm")
+    z = step * check_not_negative(spectral_norm, "spectral_norm")
     return repeated_lipschitz(
-        _root_of_square(step * (2 * delta), (step * spectral_norm) ** 2),
-        num_steps,
+        _root_of_square(step * (2 * delta), z * z), num_steps
     )
 
 
@@ -129,7 +129,7 @@ def euler_step_lipschitz(log_norm: float, step: float) -> float:
     True
     """
     log_norm = check_number(log_norm, "log_norm")
-    return _root_of_square(check_number(step, "step") * (2 * log_norm))
+    return _root_of_square(check_positive(step, "step") * (2 * log_norm))
 
 
 def ssprk3_step_lipschitz(euler_step: float) -> float:
@@ -148,7 +148,7 @@ def ssprk3_step_lipschitz(euler_step: float) -> float:
     >>> 1.0 <= ssprk3_step_lipschitz(1.0) < 1.000000001
     True
     """
-    gamma = check_number(euler_step, "euler_step")
+    gamma = check_not_negative(euler_step, "euler_step")
     return _padded(1 / 3 + gamma / 2 + gamma * gamma * gamma / 6, 8)
 
 
@@ -186,12 +186,12 @@ def runge_kutta_step_lipschitz(
     1.02
     """
     weights = [check_number(weight, "weights") for weight in weights]
-    if min(weights) < 0.0 or abs(sum(weights) - 1.0) > 1e-12:
+    if min(weights, default=-1.0) < 0.0 or abs(sum(weights) - 1.0) > 1e-12:
         raise ValueError(
             "`weights` must not be negative, and must sum to 1. "
             f"Received: weights={weights}"
         )
-    z = check_number(step, "step") * check_number(
+    z = check_positive(step, "step") * check_not_negative(
         spectral_norm, "spectral_norm"
     )
     growths: list[float] = []
@@ -202,7 +202,7 @@ def runge_kutta_step_lipschitz(
         b * (k - 1.0) for b, k in zip(weights, growths, strict=True)
     )
     return _padded(
-        check_number(euler_step, "euler_step") + excess,
+        check_not_negative(euler_step, "euler_step") + excess,
         8 * (len(weights) + 1) ** 2,
     )
 
@@ -230,14 +230,16 @@ def implicit_midpoint_step_lipschitz(
     >>> 1.0 <= implicit_midpoint_step_lipschitz(0.0, 3.0, 0.1) < 1.000000001
     True
     """
-    step = check_number(step, "step")
-    spectral_norm = check_number(spectral_norm, "spectral_norm")
+    step = check_positive(step, "step")
+    z = step * check_not_negative(spectral_norm, "spectral_norm")
     growth = np.nextafter(step * check_number(delta, "delta"), np.inf)
     if growth >= 2.0:
         return math.inf
     if growth > 0.0:
         return _padded((1 + growth / 2) / (1 - growth / 2), 8)
-    square = (step * spectral_norm) ** 2 / 4 * (1 + relative_rounding(8))
+    square = z * z / 4 * (1 + relative_rounding(8))
+    if square == math.inf:
+        return _padded(1.0, 8)
     rounding = relative_rounding(8) * (1 - growth + square)
     numerator = max(0.0, 1 + growth + square) + rounding
     return _padded(math.sqrt(numerator / (1 - growth + square)), 8)

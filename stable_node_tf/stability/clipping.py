@@ -33,6 +33,9 @@ _ROUNDING_ALLOWANCE = 1e-12
 _TINY = 1e-30
 _SMALLEST_SHARE = 1e-2
 _MOST_GROWTH = 1e3
+# Rounding errors are divided by 1 - α, where it is not zero. A wider interval
+# of slopes only raises bounds.
+_ALMOST_ONE = 1.0 - 1e-8
 
 
 def smallest_certificate(
@@ -108,6 +111,8 @@ def clip_log_norm(
         clipped = _clip_symmetric_part(matrix, delta_bar)
         distance = tf.norm(tf.cast(clipped - matrix, tf.float64))
         return ClippedLogNorm(clipped, certificate, certificate, distance)
+    if alpha < 1.0:
+        alpha = min(alpha, _ALMOST_ONE)
     floor = 1.01 * smallest_certificate(delta_bar, alpha, step)
     size, wide = matrix.shape[0], tf.cast(matrix, tf.float64)
     largest = tf.reduce_max(certificate)

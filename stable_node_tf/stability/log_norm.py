@@ -15,9 +15,10 @@ from stable_node_tf.stability.certificate_search import (
 from stable_node_tf.stability.checks import (
     check_alpha,
     check_certificate,
+    check_count,
     check_matrix,
     check_not_negative,
-    check_number,
+    check_positive,
 )
 from stable_node_tf.stability.rounding import relative_rounding
 from stable_node_tf.stability.witness_search import maximise_witness
@@ -175,17 +176,18 @@ def worst_case_log_norm(
       alpha: smallest slope of the activation, in (0, 1].
       exact: also runs branch and bound until the ends meet to 1e-9 relative to
         the norm of A (seconds for d <= 16), or `time_limit` is over.
-      tolerance: of the minimisation behind `upper`, relative to |A|₂.
+      tolerance: of the minimisation behind `upper`, relative to |A|₂, positive.
       time_limit: seconds given to branch and bound.
-      starts: number of starts of the search behind `lower`.
-      seed: of the starts; equal arguments give equal results.
+      starts: number of starts of the search behind `lower`, beside up to
+        48 that are always made.
+      seed: of the starts, not negative; equal arguments give equal results.
 
     Returns:
       A `WorstCaseLogNorm`.
 
     Raises:
-      ValueError: if the matrix is not square and finite, or alpha is not in
-        (0, 1].
+      ValueError: if the matrix is not square and finite, alpha is not in
+        (0, 1], or another argument is out of its range.
       TypeError: if an argument is not numeric.
 
     >>> bracket = worst_case_log_norm([[0.0, 2.0], [0.0, 0.0]], alpha=0.5)
@@ -194,7 +196,9 @@ def worst_case_log_norm(
     """
     matrix = check_matrix(matrix)
     alpha = check_alpha(alpha)
-    tolerance = check_number(tolerance, "tolerance")
+    tolerance = check_positive(tolerance, "tolerance")
+    starts = check_count(starts, "starts", 0)
+    seed = check_count(seed, "seed", 0)
     size = len(matrix)
     norm = spectral_norm(matrix)
     if norm == 0.0:
@@ -264,14 +268,15 @@ def euler_log_norm(
       matrix: A, of shape (d, d).
       alpha: smallest slope, in (0, 1].
       step: h >= 0.
-      tolerance: of the minimisation, relative to |A|₂ max(1, h|A|₂).
+      tolerance: of the minimisation, relative to |A|₂ max(1, h|A|₂), positive.
 
     Returns:
       The proven bound and its certificate, see `certified_log_norm`.
 
     Raises:
       ValueError: if the matrix is not square and finite, alpha is not in
-        (0, 1], h is negative, or h|A|₂ is above 1e100.
+        (0, 1], h is negative, h|A|₂ is above 1e100, or the tolerance is not
+        positive.
 
     >>> bound, _ = euler_log_norm([[-2.0]], alpha=0.5, step=1.0)
     >>> 0.0 <= bound < 1e-6
@@ -280,10 +285,11 @@ def euler_log_norm(
     matrix = check_matrix(matrix)
     alpha = check_alpha(alpha)
     step = check_not_negative(step, "step")
+    tolerance = check_positive(tolerance, "tolerance")
     norm = spectral_norm(matrix)
     if step * norm > _LARGEST_STEP:
         raise ValueError(
-            f"`step` times the 2-norm of `matrix` must be at most "
+            "`step` times the 2-norm of `matrix` must be at most "
             f"{_LARGEST_STEP:g}. Received: step={step} and a matrix of norm "
             f"{norm:g}"
         )
@@ -295,7 +301,7 @@ def euler_log_norm(
             _best_multiple(matrix / norm, alpha, step * norm) * ones,
             alpha * ones,
             ones,
-            check_number(tolerance, "tolerance"),
+            tolerance,
             step * norm,
         ).numpy()
     certificate = certificate[0] * (norm or 1e-300)

@@ -12,8 +12,10 @@ from stable_node_tf.stability.certified_projection import (
 from stable_node_tf.stability.checks import (
     check_alpha,
     check_certificate,
+    check_count,
     check_matrix,
     check_number,
+    check_positive,
 )
 from stable_node_tf.stability.cutting_planes import project_exact
 from stable_node_tf.stability.distance_bound import (
@@ -84,8 +86,8 @@ def nearest_stable(
       certificate: a first guess of t, of shape (d,), as that of an earlier
         call; if it proves the bound for A, A is returned.
       tolerance: how far ‖Δ‖ may exceed the certified optimum, relative to it
-        plus a hundredth of the norm of A.
-      max_iterations: cap on the eigendecompositions of size 2d.
+        plus a hundredth of the norm of A; positive.
+      max_iterations: cap on the eigendecompositions of size 2d, at least 1.
       time_limit: seconds given to the cutting planes.
 
     Returns:
@@ -93,7 +95,8 @@ def nearest_stable(
 
     Raises:
       ValueError: if the matrix is not square and finite, delta_bar is not
-        finite, or alpha is not in [1e-10, 1].
+        finite, alpha is not in [1e-10, 1], or another argument is out of its
+        range.
       TypeError: if an argument is not numeric.
 
     >>> result = nearest_stable([[1.0, 0.0], [0.0, -1.0]], 0.5, 0.5)
@@ -109,7 +112,8 @@ def nearest_stable(
             f"Received: alpha={alpha}"
         )
     delta_bar = check_number(delta_bar, "delta_bar")
-    tolerance = check_number(tolerance, "tolerance")
+    tolerance = check_positive(tolerance, "tolerance")
+    max_iterations = check_count(max_iterations, "max_iterations")
     size = len(matrix)
 
     # Powers of two scale without rounding.

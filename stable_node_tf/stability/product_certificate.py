@@ -22,6 +22,7 @@ import tensorflow as tf
 _CENTRED = np.float64(0.3)
 _NEARLY_CENTRED = np.float64(0.9)
 _FIRST_GAP = 0.05
+_SMALLEST_TOLERANCE = 1e-13
 
 # Multipliers of rows of zeros would grow without end.
 _PRICE = 1e-9
@@ -256,11 +257,12 @@ def minimise_multipliers(form, start, size, tolerance):
       form: of `quadratic_form`, of kernels with norms of about 1.
       start: θ that prove some bound, of shape (n,).
       size: d.
-      tolerance: absolute, on the minimum.
+      tolerance: absolute, on the minimum; one below 1e-13 counts as that.
 
     Returns:
       θ, of shape (n,).
     """
+    tolerance = tf.maximum(tolerance, _SMALLEST_TOLERANCE)
     degree = tf.cast(tf.shape(start)[0] + size, start.dtype)
     gap = _FIRST_GAP / tf.sqrt(degree)
 

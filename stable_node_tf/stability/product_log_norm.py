@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 from stable_node_tf.stability.checks import (
     check_alpha,
     check_certificate,
-    check_number,
+    check_count,
+    check_positive,
 )
 from stable_node_tf.stability.product_certificate import (
     form_matrix,
@@ -72,13 +73,15 @@ def product_log_norm(
         (m_i, m_(i-1)) with m_0 = m_k = d.
       alpha: smallest slope of the activation, in (0, 1]; `upper` is one for
         1 - 1e-6 if it is larger.
-      tolerance: of the minimisation behind `upper`, relative to Π |A_i|₂.
-      starts: number of starts of the search behind `lower`.
-      seed: of the starts; equal arguments give equal results.
+      tolerance: of the minimisation behind `upper`, relative to Π |A_i|₂,
+        positive.
+      starts: number of starts of the search behind `lower`, at least 1.
+      seed: of the starts, not negative; equal arguments give equal results.
 
     Raises:
-      ValueError: if the shapes do not fit, an entry is not finite, or alpha is
-        not in (0, 1].
+      ValueError: if the shapes do not fit, an entry is not finite, alpha is not
+        in (0, 1], or another argument is out of its range.
+      TypeError: if an argument is not numeric.
 
     >>> bracket = product_log_norm([np.eye(2), -np.eye(2)], alpha=0.5)
     >>> bool(-0.25 - 1e-9 <= bracket.lower <= bracket.upper < 0.0)
@@ -86,6 +89,9 @@ def product_log_norm(
     """
     matrices = check_chain(matrices)
     alpha = check_alpha(alpha)
+    tolerance = check_positive(tolerance, "tolerance")
+    starts = check_count(starts, "starts")
+    seed = check_count(seed, "seed", 0)
     norms = [float(np.linalg.norm(A, 2)) or 1.0 for A in matrices]
     sizes = [len(A) for A in matrices]
     form = quadratic_form(
@@ -96,7 +102,7 @@ def product_log_norm(
         form,
         neutral_multipliers(sizes, alpha),
         sizes[-1],
-        check_number(tolerance, "tolerance"),
+        tolerance,
     ).numpy()
     multipliers = rescaled(multipliers, sizes, norms)
     upper = certified_product_log_norm(matrices, alpha, multipliers)
@@ -182,7 +188,8 @@ def attained_product_log_norm(
       vector: x, of shape (d,), not zero.
 
     Raises:
-      ValueError: if a shape does not fit, or a D_i leaves [alpha, 1].
+      ValueError: if a shape does not fit, a D_i leaves [alpha, 1], or x is zero
+        or not finite.
 
     >>> D = [np.ones(1), np.full(1, 0.5)]
     >>> round(attained_product_log_norm([[[2.0]], [[3.0]]], 0.5, D, [1.0]), 9)
@@ -191,6 +198,18 @@ def attained_product_log_norm(
     matrices = check_chain(matrices)
     alpha = check_alpha(alpha)
     x = np.asarray(vector, np.float64)
+    size = matrices[0].shape[1]
+    if x.shape != (size,) or not (np.isfinite(x).all() and x.any()):
+        raise ValueError(
+            f"`vector` must be of shape ({size},), finite and not zero. "
+            f"Received: vector={x}"
+        )
+    if len(diagonals) != len(matrices):
+        raise ValueError(
+            "`diagonals` must be one for each of `matrices`. Received: "
+            f"{len(diagonals)} for {len(matrices)} matrices"
+        )
+    x = x / np.abs(x).max()
     image, magnitude = x, np.abs(x)
     for matrix, diagonal in zip(matrices, diagonals, strict=True):
         slopes = np.asarray(diagonal, np.float64)
@@ -213,13 +232,20 @@ def check_chain(matrices: Sequence[ArrayLike]) -> list[np.ndarray]:
     """Returns A_1, ..., A_k as finite float64 arrays that can be multiplied.
 
     Raises:
+      TypeError: if they are not real and numeric.
       ValueError: if there are none, their shapes do not fit, or their largest
         entries are beyond 1e±100.
 
     >>> [A.shape for A in check_chain([np.ones((3, 2)), np.ones((2, 3))])]
     [(3, 2), (2, 3)]
     """
-    arrays = [np.asarray(A, np.float64) for A in matrices]
+    arrays = [np.asarray(A) for A in matrices]
+    if not all(A.dtype.kind in "fiub" for A in arrays):
+        raise TypeError(
+            "`matrices` must be real numeric arrays. "
+            f"Received: arrays of dtype {[str(A.dtype) for A in arrays]}"
+        )
+    arrays = [A.astype(np.float64) for A in arrays]
     shapes = [A.shape for A in arrays]
     fit = bool(arrays) and all(A.ndim == 2 and A.size for A in arrays)
     fit = fit and all(

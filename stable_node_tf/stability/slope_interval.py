@@ -50,7 +50,8 @@ def largest_slope_interval(matrix: ArrayLike, c: float) -> SlopeInterval:
 
     Args:
       matrix: A, of shape (d, d).
-      c: any finite number, at least μ2(A), which is δ(A, 1).
+      c: any finite number above μ2(A), which is δ(A, 1), by more than the
+        rounding errors of a proof.
 
     Returns:
       A `SlopeInterval`. Where every α in (0, 1] qualifies, `alpha` is the
@@ -58,7 +59,7 @@ def largest_slope_interval(matrix: ArrayLike, c: float) -> SlopeInterval:
 
     Raises:
       ValueError: if the matrix is not square and finite, c not finite, or
-        μ2(A) > c, so that no α qualifies.
+        μ2(A) <= c cannot be proven, so that no α qualifies.
       TypeError: if an argument is not numeric.
 
     >>> interval = largest_slope_interval([[-1.0, 2.0], [0.0, -1.0]], 0.1)
@@ -70,12 +71,12 @@ def largest_slope_interval(matrix: ArrayLike, c: float) -> SlopeInterval:
     size = len(matrix)
     norm = spectral_norm(matrix) or 1.0
     certificate = np.full(size, norm)
-    if certified_log_norm(matrix, 1.0, certificate) > c:
+    least = certified_log_norm(matrix, 1.0, certificate)
+    if least > c:
         raise ValueError(
-            "`c` must not be smaller than the logarithmic norm of `matrix`, "
-            "or no slope interval qualifies. Received: "
-            f"c={c} and a matrix with μ2 = "
-            f"{np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1]}"
+            "`c` must not be smaller than what the logarithmic norm of "
+            "`matrix` is proven not to exceed, or no slope interval qualifies. "
+            f"Received: c={c} and a matrix with μ2 <= {least}"
         )
     alpha = _SMALLEST_ALPHA
     for _ in range(_MOST_STEPS):

@@ -229,3 +229,16 @@ def test_no_solution_is_an_error_and_nan_under_xla():
 def test_states_that_are_no_matrix_are_refused():
     with pytest.raises(ValueError, match=r"\(batch, d\)"):
         ImplicitMidpoint(2).solve(lambda t, u: -u, 0.0, tf.ones(3), [1.0])
+
+
+def test_a_derivative_that_is_nan_is_one_of_its_row_alone():
+    def field(time, state):
+        return tf.where(state > 5.0, np.nan, -state)
+
+    state = tf.constant([[1.0], [9.0]])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Newton's method"):
+        integrate(ImplicitMidpoint(2), field, state)
+    solve = tf.function(
+        lambda u: integrate(ImplicitMidpoint(2), field, u), jit_compile=True
+    )
+    np.testing.assert_allclose(solve(state), [[0.36], [np.nan]], rtol=1e-5)

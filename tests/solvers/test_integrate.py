@@ -7,6 +7,7 @@ import tensorflow_probability as tfp
 
 from stable_node_tf import LeakyTanh
 from stable_node_tf.solvers import (
+    NAMES,
     DormandPrince5,
     Euler,
     ImplicitMidpoint,
@@ -168,10 +169,10 @@ def test_bad_arguments_are_refused():
     for time in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match="terminal_time"):
             integrate(Euler(2), logistic_fn, state, time)
+    with pytest.raises(ValueError, match="must be a scalar.*shape .2,"):
+        integrate(Euler(2), logistic_fn, state, [1.0, 2.0])
     with pytest.raises(TypeError, match="floating"):
         integrate(Euler(2), logistic_fn, tf.ones((1, 2), tf.int32))
-    with pytest.raises(ValueError, match="shape of the state"):
-        integrate(Euler(2), lambda t, u: u[:, :1], state)
     unknown = tf.TensorSpec(None)
     with pytest.raises(ValueError, match="known length"):
         tf.function(
@@ -209,3 +210,54 @@ def input_gradient(solver, ode_fn, state, constants):
         end = integrate(solver, ode_fn, state, 1.0, constants)
         total = tf.reduce_sum(tf.sin(end))
     return tape.gradient(total, state)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "derivative, received",
+    [
+        (lambda t, u: u[:, :1], r"a float32 of shape \(\d, 1\)"),
+        (lambda t, u: tf.ones((3, 2)), r"a float32 of shape \(3, 2\)"),
+        (lambda t, u: tf.cast(u, tf.float64), "a float64"),
+        (lambda t, u: {"u": u}, r"\{'u': 'a float32"),
+        (lambda t, u: (u, u), r"\('a float32"),
+        (lambda t, u: None, "None"),
+        (lambda t, u: "u", "'u' for a state"),
+    ],
+)
+def test_derivatives_that_do_not_fit_are_refused(name, derivative, received):
+    with pytest.raises(
+        ValueError, match=f"structure, shape and dtype.* Received: .*{received}"
+    ):
+        integrate(get(name), derivative, tf.ones((2, 2)))
+
+
+@pytest.mark.parametrize("name", ["rk4", "dormand_prince_per_sample"])
+def test_derivatives_may_be_lists_and_arrays(name):
+    for zero in ([[0.0, 0.0]], np.zeros((1, 2), "float32")):
+        end = integrate(get(name), lambda t, u, k=zero: k, tf.ones((1, 2)))
+        np.testing.assert_array_equal(end, tf.ones((1, 2)))
+
+
+@pytest.mark.parametrize("solver", [Euler(2), get("dormand_prince_per_sample")])
+def test_states_and_times_that_do_not_fit_are_refused(solver):
+    def solve(state, times):
+        return solver.solve(lambda t, u: -u, 0.0, state, times).states
+
+    with pytest.raises(TypeError, match="`initial_state` must be floating"):
+        solve([[1, 2]], [1.0])
+    with pytest.raises(ValueError, match="at least 1. Received: .*shape .0,"):
+        solve([[1.0]], tf.zeros(0))
+
+
+def test_rows_of_their_own_do_not_go_back_in_time():
+    solver = get("dormand_prince_per_sample")
+
+    def solve(times):
+        return solver.solve(lambda t, u: -u, 0.0, [[1.0]], times).states
+
+    for times in ([1.0, 0.5], [-1.0], [np.nan]):
+        with pytest.raises(ValueError, match="must be increasing"):
+            solve(times)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        tf.function(solve)(tf.constant([1.0, 0.5]))

@@ -7,9 +7,13 @@ import pytest
 from stable_node_tf import worst_case_log_norm
 from stable_node_tf.stability.certificates import (
     euler_lipschitz,
+    euler_step_lipschitz,
     flow_lipschitz,
+    implicit_midpoint_step_lipschitz,
     network_lipschitz,
+    runge_kutta_step_lipschitz,
     spectral_norm_bound,
+    ssprk3_step_lipschitz,
 )
 from stable_node_tf.stability.rounding import largest_eigenvalue_above
 
@@ -75,6 +79,22 @@ def test_flow_and_network():
         (lambda: flow_lipschitz(np.nan, 1.0), "delta"),
         (lambda: flow_lipschitz(1.0, 0.0), "terminal_time"),
         (lambda: euler_lipschitz(0.0, 1.0, 1.0, 0), "num_steps"),
+        (lambda: euler_lipschitz(0.0, -1.0, 1.0, 1), "spectral_norm"),
+        (lambda: euler_step_lipschitz(0.0, -1.0), "step"),
+        (lambda: ssprk3_step_lipschitz(-1.0), "euler_step"),
+        (
+            lambda: implicit_midpoint_step_lipschitz(0.0, -1.0, 1.0),
+            "spectral_norm",
+        ),
+        (lambda: implicit_midpoint_step_lipschitz(0.0, 1.0, -1.0), "step"),
+        (
+            lambda: runge_kutta_step_lipschitz(1.0, 1.0, -1.0, ((),), (1.0,)),
+            "step",
+        ),
+        (
+            lambda: runge_kutta_step_lipschitz(1.0, 1.0, 1.0, (), ()),
+            "weights",
+        ),
         (lambda: spectral_norm_bound([1.0]), "matrix"),
         (lambda: spectral_norm_bound([[np.inf]]), "matrix"),
     ],
@@ -112,6 +132,8 @@ def test_bounds_are_not_below_exact_arithmetic():
 def test_overflow_is_infinite_and_underflow_positive():
     assert flow_lipschitz(10.0, 100.0) == np.inf
     assert euler_lipschitz(10.0, 10.0, 1e3, 1000) == np.inf
+    assert euler_lipschitz(1.0, 1e200, 1.0, 1) == np.inf
+    assert 1.0 <= implicit_midpoint_step_lipschitz(-1.0, 1e200, 1.0) < 1.01
     assert euler_lipschitz(-0.4, 0.5, 4000.0, 4000) > 0.0
     assert network_lipschitz(1e-200, 1e-200) > 0.0
     assert network_lipschitz(np.inf, 0.0) == 0.0

@@ -131,3 +131,21 @@ def test_certified_after_any_jump(clip, dtype, alpha, delta_bar, step):
         )
         assert reached <= delta_bar, scale
         assert np.all(np.isfinite(clipped.proposal)), scale
+
+
+@pytest.mark.parametrize("alpha", [1 - 1e-10, 1 - 1e-12, 1 - 1e-15])
+@pytest.mark.parametrize("delta_bar, step", [(-5.0, 0.05), (-5.0, 0.0), (9, 1)])
+def test_slopes_that_are_almost_equal(alpha, delta_bar, step):
+    for number in (300.0, -300.0, 0.01):
+        clipped = clip_log_norm(
+            tf.constant([[number]]),
+            tf.constant([1e-9], tf.float64),
+            delta_bar,
+            alpha,
+            step,
+        )
+        certificate = clipped.certificate.numpy()
+        reached = certified_log_norm(
+            clipped.matrix.numpy(), alpha, certificate, step
+        )
+        assert reached <= delta_bar

@@ -13,6 +13,7 @@ from stable_node_tf import (
     certified_log_norm,
     worst_case_log_norm,
 )
+from stable_node_tf.stability.log_norm import euler_log_norm
 
 SEEDS = st.integers(0, 10**6)
 ALPHAS = st.sampled_from([0.02, 0.1, 0.5, 0.9, 1.0])
@@ -237,6 +238,32 @@ def test_equal_arguments_give_equal_results():
 def test_refuses(matrix, alpha, message):
     with pytest.raises(ValueError, match=message):
         worst_case_log_norm(matrix, alpha)
+
+
+@pytest.mark.parametrize(
+    "arguments, error",
+    [
+        ({"starts": -1}, ValueError),
+        ({"starts": 1.5}, TypeError),
+        ({"seed": -1}, ValueError),
+        ({"seed": "1"}, TypeError),
+        ({"tolerance": 0.0}, ValueError),
+    ],
+)
+def test_refuses_by_name(arguments, error):
+    with pytest.raises(error, match=f"`{next(iter(arguments))}` must"):
+        worst_case_log_norm(np.eye(2), 0.5, **arguments)
+
+
+@pytest.mark.parametrize("tolerance", [1e-12, 1e-15, 1e-30])
+def test_no_tolerance_is_too_small(tolerance):
+    matrix = np.random.default_rng(0).standard_normal((5, 5))
+    usual = worst_case_log_norm(matrix, 0.1)
+    found = worst_case_log_norm(matrix, 0.1, tolerance=tolerance)
+    assert usual.upper - 1e-6 <= found.upper <= usual.upper
+    usual, _ = euler_log_norm(matrix, 0.1, 1.0)
+    found, _ = euler_log_norm(matrix, 0.1, 1.0, tolerance)
+    assert usual - 1e-6 <= found <= usual * (1 + 1e-12)
 
 
 def test_recheck_refuses():

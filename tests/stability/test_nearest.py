@@ -350,6 +350,15 @@ def test_refuses_by_name(matrix, delta_bar, alpha, name):
         nearest_stable(matrix, delta_bar, alpha)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{"max_iterations": 0}, {"tolerance": 0.0}, {"tolerance": np.nan}],
+)
+def test_refuses_other_arguments_by_name(arguments):
+    with pytest.raises(ValueError, match=f"`{next(iter(arguments))}` must"):
+        nearest_stable(np.eye(2), 0.1, 0.5, **arguments)
+
+
 def test_refuses_a_certificate_of_another_shape():
     with pytest.raises(ValueError, match="certificate"):
         nearest_stable(np.eye(2), 0.1, 0.5, certificate=np.ones(3))

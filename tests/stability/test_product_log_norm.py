@@ -173,3 +173,22 @@ def test_refuses():
         certified_product_log_norm([np.eye(2)], 0.5, np.ones(3))
     with pytest.raises(ValueError, match="diagonals"):
         attained_product_log_norm([np.eye(2)], 0.5, [np.zeros(2)], np.ones(2))
+    with pytest.raises(ValueError, match="`diagonals` must be one for each"):
+        attained_product_log_norm([np.eye(2)] * 2, 0.5, [np.ones(2)], [1, 1])
+    for vector in ([0, 0], [np.nan, 1], [1], [[1, 1]]):
+        with pytest.raises(ValueError, match="`vector` must be"):
+            attained_product_log_norm([np.eye(2)], 0.5, [np.ones(2)], vector)
+    with pytest.raises(TypeError, match="real numeric.*complex128"):
+        product_log_norm([1j * np.eye(2)], 0.5)
+    for name, value in {"starts": 0, "seed": -1, "tolerance": 0.0}.items():
+        with pytest.raises(ValueError, match=f"`{name}` must"):
+            product_log_norm([np.eye(2)], 0.5, **{name: value})
+
+
+def test_no_tolerance_is_too_small():
+    rng = np.random.default_rng(0)
+    matrices = [rng.standard_normal((3, 3)) for _ in range(2)]
+    usual = product_log_norm(matrices, 0.1).upper
+    for tolerance in (1e-12, 1e-15, 1e-30):
+        found = product_log_norm(matrices, 0.1, tolerance=tolerance).upper
+        assert usual - 1e-4 <= found <= usual * (1 + 1e-9)

@@ -78,7 +78,8 @@ def test_scales(scale):
 @pytest.mark.parametrize(
     "matrix, c, message",
     [
-        ([[1.0]], 0.5, "smaller than the logarithmic norm"),
+        ([[1.0]], 0.5, r"c=0.5 and a matrix with μ2 <= 1.0"),
+        ([[0.0, 1.0], [-1.0, 0.0]], 0.0, r"c=0.0 .* μ2 <= [1-9].*e-1\d$"),
         ([[1.0, 2.0]], 0.5, "square"),
         ([[np.nan]], 0.5, "finite"),
         ([[-1.0]], np.inf, "`c` must be finite"),

@@ -1,0 +1,58 @@
+"""A vector field whose answers are refused where they do not fit the state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+
+def checked_field(ode_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `ode_fn` with a check of each derivative that it returns.
+
+    Solvers broadcast, so that a derivative of another shape would end in an
+    error of theirs, or in a wrong answer.
+
+    Args:
+      ode_fn: function of a time, a state and constants.
+
+    Raises:
+      ValueError: when called, if the derivative has not the structure, shapes
+        and dtypes of the state.
+
+    >>> checked_field(lambda t, u: u[:1])(0.0, tf.ones(2))
+    Traceback (most recent call last):
+    ...
+    ValueError: `ode_fn` must return the structure, shape and dtype of the ...
+    """
+
+    def checked(time: Any, state: Any, **constants: Any) -> Any:
+        derivative = ode_fn(time, state, **constants)
+        try:
+            if tf.is_tensor(state):
+                return _fitting(state, derivative)
+            return tf.nest.map_structure(_fitting, state, derivative)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "`ode_fn` must return the structure, shape and dtype of the "
+                f"state. Received: {_described(derivative)} for a state that "
+                f"is {_described(state)}"
+            ) from error
+
+    return checked
+
+
+def _fitting(state: tf.Tensor, derivative: Any) -> tf.Tensor:
+    derivative = tf.convert_to_tensor(derivative, dtype_hint=state.dtype)
+    if derivative.dtype != state.dtype or not (
+        derivative.shape.is_compatible_with(state.shape)
+    ):
+        raise ValueError
+    return derivative
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, dict | list | tuple):
+        return repr(tf.nest.map_structure(_described, value))
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"a {tf.as_dtype(value.dtype).name} of shape {value.shape}"
+    return repr(value)
