@@ -95,13 +95,22 @@ class DeepODELayer(ODELayer):
                 "`widths` must name at least one inner layer; StableODELayer "
                 f"has none. Received: widths={widths!r}"
             )
-        self.damping = check_not_negative(damping, "damping")
+        self.damping = damping
         if self.delta_bar is not None and self.delta_bar + self.damping <= 0.0:
             raise ValueError(
                 "`delta_bar` must be above -damping: kernels are scaled, "
                 "which makes none contract. Raise `damping`. Received: "
                 f"delta_bar={delta_bar}, damping={damping}"
             )
+
+    @property
+    def damping(self) -> float:
+        """Coefficient c >= 0; bounds are of the one that is set."""
+        return self._damping
+
+    @damping.setter
+    def damping(self, value: float) -> None:
+        self._damping = check_not_negative(value, "damping")
 
     @property
     def _field(self):
