@@ -69,7 +69,11 @@ flags.DEFINE_float(
     "Bound on the spectral norm of the read-out; none by default.",
 )
 flags.DEFINE_integer(
-    "epochs", _DEFAULT.epochs, "Passes over the images.", 1, allow_override=True
+    "epochs",
+    None,  # as of trainers.compare, which may be imported beside
+    f"Passes over the images; by default {_DEFAULT.epochs}.",
+    1,
+    allow_override=True,
 )
 flags.DEFINE_integer("batch_size", _DEFAULT.batch_size, "Images a step.", 1)
 flags.DEFINE_float(
@@ -104,7 +108,8 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
     try:
-        recipe = Recipe(**{name: flags.FLAGS[name].value for name in _FIELDS})
+        values = {name: flags.FLAGS[name].value for name in _FIELDS}
+        recipe = Recipe(**{n: v for n, v in values.items() if v is not None})
         strategy = distribution.strategy(_STRATEGY.value)
         model = recipe.build("model")
         data = datasets.load(

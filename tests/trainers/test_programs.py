@@ -81,12 +81,12 @@ def test_stray_arguments_are_refused(main):
 
 
 @pytest.fixture
-def strategies(monkeypatch):
-    """The strategies that programs train with; nothing is trained."""
+def trained(monkeypatch):
+    """The recipes and strategies of programs that train; nothing is trained."""
     seen = []
 
-    def train(*_, strategy=None, **__):
-        seen.append(strategy)
+    def train(recipe, *_, strategy=None, **__):
+        seen.append((recipe, strategy))
         return training.Trained(model=None, seconds=0.0, steps=0)
 
     monkeypatch.setattr(training, "train", train)
@@ -96,27 +96,21 @@ def strategies(monkeypatch):
 @pytest.mark.parametrize(
     ("program", "flag", "models", "epochs"),
     [
-        (train, "output", 1, {"epochs": 1}),
-        (certify, "output", 1, {}),
-        (compare, "results", 3, {"epochs": 1}),
+        (train, "output", 1, 10),
+        (certify, "output", 1, 10),
+        (compare, "results", 3, 12),
     ],
 )
 def test_workers_train_and_leave_the_rest_to_their_chief(
-    tmp_path,
-    data,
-    strategies,
-    monkeypatch,
-    capsys,
-    program,
-    flag,
-    models,
-    epochs,
+    tmp_path, data, trained, monkeypatch, program, flag, models, epochs
 ):
+    """By the recipe of the program, whatever others have been imported."""
     monkeypatch.setattr(distribution, "is_chief", lambda strategy: False)
     output = tmp_path / "output"
-    run(program, strategy="mirrored", **{flag: output}, **epochs)
-    assert len(strategies) == models
-    for strategy in strategies:
+    run(program, strategy="mirrored", **{flag: output})
+    assert len(trained) == models
+    for recipe, strategy in trained:
+        assert recipe.epochs == epochs
         assert isinstance(strategy, tf.distribute.MirroredStrategy)
     assert not output.exists()
 
@@ -124,19 +118,19 @@ def test_workers_train_and_leave_the_rest_to_their_chief(
 @pytest.mark.parametrize(
     ("program", "arguments"),
     [
-        (train, {"output": "x", "epochs": 1}),
+        (train, {"output": "x"}),
         (certify, {"output": "x"}),
-        (compare, {"results": "x", "epochs": 1}),
+        (compare, {"results": "x"}),
     ],
 )
 def test_programs_that_train_refuse_a_cluster_of_nobody(
-    tmp_path, data, strategies, monkeypatch, program, arguments
+    tmp_path, data, trained, monkeypatch, program, arguments
 ):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="error: .*TF_CONFIG"):
         run(program, strategy="multi_worker", **arguments)
-    assert not strategies
+    assert not trained
 
 
 @pytest.mark.parametrize(
