@@ -111,7 +111,6 @@ def main(argv: Sequence[str]) -> None:
         values = {name: flags.FLAGS[name].value for name in _FIELDS}
         recipe = Recipe(**{n: v for n, v in values.items() if v is not None})
         strategy = distribution.strategy(_STRATEGY.value)
-        model = recipe.build("model")
         data = datasets.load(
             recipe.dataset,
             data_dir=_DATA_DIR.value,
