@@ -50,6 +50,7 @@ _DATA_DIR = flags.DEFINE_string(
 _RADII = flags.DEFINE_list(
     "radii", [f"{radius:g}" for radius in RADII], "ℓ2 radii to report."
 )
+command_line.require_budgets("radii")
 _DATASET = flags.DEFINE_enum(
     "dataset", "mnist", datasets.NAMES, "Data set.", allow_override=True
 )

@@ -98,13 +98,8 @@ _DATA_DIR = flags.DEFINE_string(
 )
 
 
-@flags.validator("epsilons", "must be finite numbers >= 0, with commas")
-@flags.validator("epsilons_l2", "must be finite numbers >= 0, with commas")
-def _valid_epsilons(values: list[str]) -> bool:
-    try:
-        return all(0.0 <= float(value) < float("inf") for value in values)
-    except ValueError:
-        return False
+command_line.require_budgets("epsilons")
+command_line.require_budgets("epsilons_l2")
 
 
 @flags.validator(
@@ -147,6 +142,7 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
     """Attacks, checks, prints and writes."""
     if output is not None:
         drawing.require_matplotlib()
+        output.mkdir(parents=True, exist_ok=True)
     model = load_model(_MODEL.value)
     memory = _in_memory(model)
     test = datasets.load(_DATASET.value, data_dir=_DATA_DIR.value).test

@@ -8,7 +8,15 @@ from absl import app, flags
 from bars import in_place_of_data
 from programs import run
 
-from trainers import certify, compare, distribution, evaluate, train, training
+from trainers import (
+    certify,
+    compare,
+    distribution,
+    evaluate,
+    rivals,
+    train,
+    training,
+)
 
 
 @pytest.fixture
@@ -60,7 +68,12 @@ def test_programs_refuse_bad_flags_at_once(
         ("epsilons", "0,-1"),
         ("epsilons", "0,a"),
         ("epsilons", "0,nan"),
+        ("epsilons", ""),
         ("epsilons_l2", "0,-1"),
+        ("radii", "0,far"),
+        ("radii", "-1"),
+        ("pgd_epsilons", "0.1,nan"),
+        ("pgd_epsilons", ""),
         ("attacks", "fgsm,deepfool"),
         ("attacks", ""),
         ("pgd_steps", 0),
@@ -74,7 +87,9 @@ def test_flags_refuse_bad_values_by_name(name, value):
         run(train, **{name: value})
 
 
-@pytest.mark.parametrize("main", [train.main, evaluate.main, compare.main])
+@pytest.mark.parametrize(
+    "main", [train.main, evaluate.main, compare.main, rivals.main]
+)
 def test_stray_arguments_are_refused(main):
     with pytest.raises(app.UsageError, match="stray words"):
         main(["program", "stray", "words"])
