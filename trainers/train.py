@@ -130,6 +130,15 @@ def main(argv: Sequence[str]) -> None:
             return
         model = trained.model
         version = training.save(model, output)
+        stability = model.get_layer("ode").stability()._asdict()
+        summary = {
+            "recipe": dataclasses.asdict(recipe),
+            "training_images": len(data.train.labels),
+            "stability": stability,
+            "training_seconds": trained.seconds,
+            "steps": trained.steps,
+        }
+        report.write_json(summary, output / "train.json")
     except command_line.REFUSALS as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -138,14 +147,6 @@ def main(argv: Sequence[str]) -> None:
             file=sys.stderr,
         )
         sys.exit(130)
-    stability = model.get_layer("ode").stability()._asdict()
-    summary = {
-        "recipe": dataclasses.asdict(recipe),
-        "stability": stability,
-        "training_seconds": trained.seconds,
-        "steps": trained.steps,
-    }
-    report.write_json(summary, output / "train.json")
     for quantity, value in stability.items():
         print(f"{quantity}: {value}")
     print(f"Wrote {output / 'model.keras'}, {version} and train.json")
