@@ -46,7 +46,12 @@ from trainers import (
     drawing,
     report,
 )
-from trainers.measurement import EPSILONS, certified_points, load_model
+from trainers.measurement import (
+    EPSILONS,
+    certified_points,
+    load_keras,
+    load_model,
+)
 
 _NUM_CLASSES = 10
 _GREY = 0.5  # a budget that turns every image into the same one
@@ -212,7 +217,7 @@ def _in_memory(model: Any) -> keras.Model | None:
         Path(_TWIN.value) if _TWIN.value else model.path.parent / "model.keras"
     )
     if _TWIN.value or path.is_file():
-        return load_model(path)
+        return load_keras(path)
     return None
 
 

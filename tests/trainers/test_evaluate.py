@@ -247,3 +247,10 @@ def test_evaluate_shows_what_is_certified_at_other_budgets(
     ]
     [(_, _, certified)] = [row for row in rows if row and row[0] == "2"]
     assert certified == "–"
+
+
+def test_a_twin_that_is_an_export_too_is_refused(tmp_path, data):
+    """It would be compared with itself, and pass."""
+    export.export(small_model(), tmp_path)
+    with pytest.raises(SystemExit, match=f"error: There is no file {tmp_path}"):
+        run(evaluate, model=tmp_path, twin=tmp_path, **SMALL)
