@@ -179,6 +179,15 @@ def test_evaluate_does_not_take_the_figures_of_another_model(tmp_path, data):
     assert figures[0]["attacks"]["fgsm"] != figures[1]["attacks"]["fgsm"]
 
 
+@pytest.mark.parametrize("text", ["[]", "{", '"attacks"'])
+def test_a_record_that_is_none_is_begun_anew(tmp_path, text):
+    model, path = tmp_path / "model.keras", tmp_path / "evaluation.json"
+    model.write_bytes(b"model")
+    path.write_text(text)
+    record = attack_suite.open_record(path, model, "mnist", 30)
+    assert record["attacks"] == {} and record["num_images"] == 30
+
+
 def corrupt(tmp_path, what):
     path = tmp_path / "model.keras"
     if what == "truncated":
