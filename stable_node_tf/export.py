@@ -85,8 +85,8 @@ class ExportedModel:
 
         Returns:
             Those of `predict`, and `certified_radius`, float64 (batch,): no
-            image closer than that in the ℓ2 norm has another label, see
-            `stable_node_tf.certification`.
+            image closer than that in the ℓ2 norm has another label, in the
+            arithmetic of `stable_node_tf.certification.Certifier.holds_for`.
 
         Raises:
             ValueError: as `predict`, or if the model could not be certified
