@@ -16,6 +16,7 @@ from stable_node_tf.stability.certificates import (
     network_lipschitz,
     spectral_norm_bound,
 )
+from stable_node_tf.stability.checks import check_count
 from stable_node_tf.stability.forward_rounding import (
     EXACT_INPUT,
     Computed,
@@ -166,7 +167,8 @@ def certified_radii(
       Classes, int64, of shape (n,); radii, float64, of shape (n,).
 
     Raises:
-      ValueError: as `certifier`.
+      TypeError: if `batch_size` is not an integer.
+      ValueError: as `certifier`, or if it is below 1 or an image is not finite.
 
     >>> from stable_node_tf import ode_classifier
     >>> model = ode_classifier(width=8, delta_bar=0.0)
@@ -185,7 +187,10 @@ def _radii(
         logits = model(batch, training=False)
         return tf.argmax(logits, -1), certify(batch, logits)
 
+    batch_size = check_count(batch_size, "batch_size")
     images = np.asarray(images, model.inputs[0].dtype)
+    if not np.isfinite(images).all():
+        raise ValueError("`images` must be finite. Received: NaN or infinity")
     answers = [
         answer(images[start : start + batch_size])
         for start in range(0, max(len(images), 1), batch_size)
@@ -208,14 +213,15 @@ def certified_accuracy(
 
     Args:
       model: see `certifier`.
-      images: array (n, ...) in the units of the model.
+      images: array (n, ...) in the units of the model, n >= 1.
       labels: integer array (n,).
       radii: ℓ2 radii, finite and >= 0.
       batch_size: images per call of the model.
 
     Raises:
-      ValueError: as `certifier`, or if a radius is negative or not finite, or
-        the labels are not one integer for each image.
+      TypeError, ValueError: as `certified_radii`, or if there are no images, a
+        radius is negative or not finite, or the labels are not one integer for
+        each image.
 
     >>> from stable_node_tf import ode_classifier
     >>> model = ode_classifier(width=8, delta_bar=0.0)
@@ -232,6 +238,8 @@ def certified_accuracy(
         )
     labels = np.asarray(labels)
     count = len(images)
+    if not count:
+        raise ValueError("`images` must be at least one. Received: none")
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"`labels` must be {count} integers, one for each image. Received: "

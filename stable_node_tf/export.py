@@ -1,5 +1,6 @@
 """Classifiers as SavedModels, for TensorFlow Serving and for evaluation."""
 
+import re
 import shutil
 import tempfile
 import warnings
@@ -84,8 +85,8 @@ class ExportedModel:
 
         Returns:
             Those of `predict`, and `certified_radius`, float64 (batch,): no
-            image closer than that in the ℓ2 norm has another label, see
-            `stable_node_tf.certification`.
+            image closer than that in the ℓ2 norm has another label, in the
+            arithmetic of `stable_node_tf.certification.Certifier.holds_for`.
 
         Raises:
             ValueError: as `predict`, or if the model could not be certified
@@ -95,7 +96,7 @@ class ExportedModel:
             raise ValueError(
                 f"The SavedModel in {self.path} must have the signature "
                 f"{CERTIFY_SIGNATURE}: models that `certifier` accepts have "
-                "one. Received: a model without"
+                "one, of others `export` warns. Received: a model without"
             )
         signature = self._artifact.signatures[CERTIFY_SIGNATURE]
         answers = self._answers(images, signature)
@@ -137,10 +138,12 @@ def export(
 
     The signature `serving_default` has one input, named, shaped and typed as
     the `keras.Input` of the model with batch dimension None, and the outputs
-    of `ExportedModel.predict`. The artifact holds TensorFlow operations only
-    and can be differentiated after reloading. A model that
+    of `ExportedModel.predict`; of its name, what is neither an ASCII letter nor
+    a digit becomes "_". The artifact holds TensorFlow operations only and can
+    be differentiated after reloading. A model that
     `stable_node_tf.certification.certifier` accepts gets a second signature,
-    `certify`, with the outputs of `ExportedModel.certify`. Models of images
+    `certify`, with the outputs of `ExportedModel.certify`; for others there is
+    a warning that says why they have none. Models of images
     take bytes and PNG files as well. `stable_node_tf.signatures` describes
     all signatures and the requests that they refuse; TensorFlow Serving warms
     them up from assets.extra.
@@ -167,10 +170,11 @@ def export(
 
     Raises:
         TypeError: if `model` is not a Keras model.
-        ValueError: if the model has not one input and one output, its output
-            is not (batch, classes), its graph calls into Python (such a
-            model cannot be served), its logits are NaN, a layer violates its
-            constraints, or `max_batch_size` is below 1.
+        ValueError: if the model has not one input and one output, its input
+            is not of numbers, its output is not (batch, classes), its graph
+            calls into Python (such a model cannot be served), its logits are
+            NaN, a layer violates its constraints, or `max_batch_size` is
+            below 1.
         NotADirectoryError: if `directory` is a file.
 
     Example:
@@ -297,7 +301,16 @@ def _input_spec(model: keras.Model) -> tf.TensorSpec:
             f"Received: output shape {outputs[0].shape}"
         )
     image = inputs[0]
-    return tf.TensorSpec([None, *image.shape[1:]], image.dtype, image.name)
+    dtype = tf.as_dtype(image.dtype)
+    if not (dtype.is_floating or dtype.is_integer):
+        raise ValueError(
+            "model must have an input of numbers. "
+            f"Received: {dtype.name} input {image.name}"
+        )
+    # As TensorFlow does it, which keeps letters like ä and then refuses them.
+    name = re.sub(r"[^0-9A-Za-z]", "_", image.name)
+    name = name if name[0].isalpha() else f"arg_{name}"
+    return tf.TensorSpec([None, *image.shape[1:]], dtype, name)
 
 
 def _write(
@@ -349,7 +362,11 @@ def _refuse_unanswered(signature: signatures.Signature) -> None:
 def _certifier(model: keras.Model) -> Certifier | None:
     try:
         return certifier(model)
-    except ValueError:
+    except ValueError as error:
+        warnings.warn(
+            f"The SavedModel gets no signature {CERTIFY_SIGNATURE}: {error}",
+            stacklevel=4,
+        )
         return None
 
 

@@ -9,6 +9,7 @@ from stable_node_tf.constraints import SpectralNormConstraint
 from stable_node_tf.layers import StableODELayer
 from stable_node_tf.ode_layer import ODELayer
 from stable_node_tf.piecewise_ode import PiecewiseODELayer
+from stable_node_tf.stability.checks import check_count
 
 
 def ode_classifier(
@@ -103,13 +104,15 @@ def with_finer_solver(model: keras.Model, factor: int = 2) -> keras.Model:
       A model of its own; the given one is left as it is.
 
     Raises:
-      ValueError: if the model has no such layer, or one whose solver cannot
-        be refined.
+      TypeError: if `factor` is not an integer.
+      ValueError: if it is below 2, or the model has no such layer, or one whose
+        solver cannot be refined.
 
     >>> coarse = ode_classifier(width=8)
     >>> with_finer_solver(coarse).get_layer("ode").solver.num_steps
     40
     """
+    check_count(factor, "factor", 2)
     refined = []
 
     def rebuild(layer: keras.layers.Layer) -> keras.layers.Layer:

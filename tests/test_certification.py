@@ -400,3 +400,17 @@ def test_bounds_are_of_the_activation_as_it_is(block):
 def test_classifier_of_the_package():
     model = ode_classifier(width=16, delta_bar=0.0, encoder_max_norm=1.0)
     assert np.all(certifier(model).pair_lipschitz < 10.0)
+
+
+@pytest.mark.parametrize(
+    "x, labels, options, message",
+    [
+        (images(0), [], {}, "images. must be at least one"),
+        (np.full((1, 4, 4, 1), np.nan), [0], {}, "images. must be finite"),
+        (images(1), [0], {"batch_size": 0}, "batch_size=0"),
+    ],
+)
+def test_what_would_give_no_figure_is_refused(x, labels, options, message):
+    labels = np.array(labels, int)
+    with pytest.raises(ValueError, match=message):
+        certified_accuracy(classifier(), x, labels, [0.1], **options)

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from stable_node_tf import attacks, export
+from stable_node_tf import attacks, export, warm_up
 from stable_node_tf.certification import certified_radii
 from stable_node_tf.certified_classifier import certified_classifier
 
@@ -143,10 +144,44 @@ def test_certified_radius_of_the_artifact(tmp_path):
     assert stored == sum(int(np.prod(w.shape)) for w in weights)
 
 
-def test_model_without_a_bound_has_no_certificate(exported):
-    reloaded = export.load(exported[1])
-    with pytest.raises(ValueError, match="certify"):
-        reloaded.certify(images())
+def test_model_without_a_bound_has_no_certificate_and_says_why(tmp_path):
+    reason = "gets no signature certify: .*layer 'hidden' of type Dense"
+    model = classifier(keras.layers.Dense(4, "relu", name="hidden"))
+    with pytest.warns(UserWarning, match=reason) as warned:
+        export.export(model, tmp_path)
+    assert [str(w.filename) for w in warned] == [__file__]
+    with pytest.raises(ValueError, match="signature certify: .*warns"):
+        export.load(tmp_path).certify(images())
+
+
+def test_model_with_a_bound_is_exported_without_a_warning(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        export.export(certified_classifier(width=4, blocks=1), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, exported_name",
+    [("an-image", "an_image"), ("1st", "arg_1st"), ("bild ä", "bild__")],
+)
+def test_input_has_one_name_everywhere(tmp_path, name, exported_name):
+    """TensorFlow's, which a server's warm-up requests must use as well."""
+    image = keras.Input((2,), name=name)
+    model = keras.Model(image, keras.layers.Dense(3)(image))
+    path = export.export(model, tmp_path)
+    assert export.load(path).input_name == exported_name
+    requests = (path / warm_up.PATH).read_bytes()
+    assert exported_name.encode() in requests
+    assert export.load(path).predict(np.zeros([1, 2]))["label"].shape == (1,)
+
+
+def test_input_that_is_no_number_is_refused(tmp_path):
+    text = keras.Input((1,), dtype="string", name="text")
+    codes = keras.layers.StringLookup(vocabulary=["a"], output_mode="count")
+    model = keras.Model(text, keras.layers.Dense(2)(codes(text)))
+    with pytest.raises(ValueError, match="numbers. Received: string input"):
+        export.export(model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_weights_are_stored_once(exported):

@@ -213,3 +213,8 @@ def test_a_model_without_ode_cannot_be_refined():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="must have a neural ODE layer"):
         with_finer_solver(model)
+
+
+def test_a_solver_that_is_no_finer_is_refused():
+    with pytest.raises(ValueError, match="`factor` must be at least 2"):
+        with_finer_solver(ode_classifier(width=4), 1)

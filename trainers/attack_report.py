@@ -18,6 +18,7 @@ from trainers.report import atomic, dataset_title
 
 _NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
 _CERTIFIED = "certified"
+_UNKNOWN = "–"
 _COLUMNS = (
     *("model", "dataset", "num_images", "kind"),
     *("name", "norm", "epsilon", "figure", "value", "passed"),
@@ -53,7 +54,10 @@ def tables(record: dict[str, Any], names: Sequence[str]) -> list[Table]:
             layout.add_column(_title(name), justify="right")
         curves = [_accuracies(record, name) for name in shown]
         for epsilon in dict.fromkeys(e for curve in curves for e in curve):
-            cells = [f"{curve[epsilon]:.2%}" for curve in curves]
+            cells = [
+                f"{curve[epsilon]:.2%}" if epsilon in curve else _UNKNOWN
+                for curve in curves
+            ]
             layout.add_row(f"{epsilon:g}", *cells)
         layouts.append(layout)
     return layouts
@@ -168,7 +172,11 @@ def markdown(records: Sequence[dict[str, Any]], titles: Sequence[str]) -> str:
             curves = [_accuracies(record, name) for record, _, name in shown]
             columns = [f"{title}: {_title(name)}" for _, title, name in shown]
             rows = [
-                [f"{epsilon:g}"] + [f"{100 * c[epsilon]:.1f}" for c in curves]
+                [f"{epsilon:g}"]
+                + [
+                    f"{100 * c[epsilon]:.1f}" if epsilon in c else _UNKNOWN
+                    for c in curves
+                ]
                 for epsilon in dict.fromkeys(e for c in curves for e in c)
             ]
             blocks.append(
@@ -195,7 +203,7 @@ def _verdict(record: dict[str, Any], name: str) -> str:
             figure, value = next(iter(check["measured"].items()))
             verdict = "passed" if check["passed"] else "**failed**"
             return f"{verdict}, {figure.replace('_', ' ')} {value:.3g}"
-    return "–"
+    return _UNKNOWN
 
 
 def _title(name: str) -> str:

@@ -197,7 +197,9 @@ def open_record(
         old = json.loads(path.read_text()) if path is not None else {}
     except (OSError, ValueError):
         old = {}
-    if any(old.get(key) != head[key] for key in head if key != "model"):
+    if not isinstance(old, dict) or any(
+        old.get(key) != head[key] for key in head if key != "model"
+    ):
         return head | {"attacks": {}}
     return old | head
 

@@ -25,7 +25,7 @@ from rich.table import Table
 from stable_node_tf.certification import CertifiedCurve, certified_accuracy
 from trainers import command_line, datasets, distribution, report, training
 from trainers.certified_recipe import CertifiedRecipe
-from trainers.measurement import certified_points, load_model
+from trainers.measurement import certified_points, load_keras
 
 RADII = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.25, 1.58, 2.0)
 
@@ -50,6 +50,7 @@ _DATA_DIR = flags.DEFINE_string(
 _RADII = flags.DEFINE_list(
     "radii", [f"{radius:g}" for radius in RADII], "ℓ2 radii to report."
 )
+command_line.require_budgets("radii")
 _DATASET = flags.DEFINE_enum(
     "dataset", "mnist", datasets.NAMES, "Data set.", allow_override=True
 )
@@ -94,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
             validation=_VALIDATION.value,
         )
         if _MODEL.value:
-            model = load_model(_MODEL.value)
+            model = load_keras(_MODEL.value)
         else:
             model = _train(recipe, data, Path(_OUTPUT.value), strategy)
         if not distribution.is_chief(strategy):

@@ -5,6 +5,7 @@ them when a program is started by its entry point. Here they come in the order
 in which the program defines them, below its docstring.
 """
 
+import math
 import shutil
 import sys
 import textwrap
@@ -51,11 +52,26 @@ def define_strategy(names: Sequence[str]) -> flags.FlagHolder[str]:
     )
 
 
+def require_budgets(name: str) -> None:
+    """Makes a list flag refuse all but finite numbers >= 0, at least one."""
+
+    def valid(values: Sequence[str]) -> bool:
+        try:
+            numbers = [float(value) for value in values]
+        except ValueError:
+            return False
+        return bool(numbers) and all(0.0 <= x < math.inf for x in numbers)
+
+    flags.register_validator(
+        name, valid, "must be finite numbers >= 0, with commas"
+    )
+
+
 def run(main: Callable[[Sequence[str]], Any]) -> None:
     """Parses the command line and runs `main`, as `absl.app.run` does.
 
     What is wrong with the command line is said in one line, and the exit
-    status is 1 then.
+    status is 1 then; after Ctrl-C it is 130.
 
     Args:
       main: function of a module whose docstring says what the program does and
@@ -76,6 +92,9 @@ def run(main: Callable[[Sequence[str]], Any]) -> None:
             return main(argv)
         except app.UsageError as error:
             sys.exit(f"error: {error}\n--help lists the flags.")
+        except KeyboardInterrupt:
+            print("\nInterrupted.", file=sys.stderr)
+            sys.exit(130)
 
     app.run(run_main, flags_parser=parse)
 

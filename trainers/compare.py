@@ -115,8 +115,7 @@ def compare(
     summaries = []
     for name, model in models.items():
         summary = describe(name, model, recipe.delta_bar, trained[name])
-        saved = directory / "saved_models" / name
-        export.export(model, saved)
+        saved = export.export(model, directory / "saved_models" / name)
         for key, attacked in (
             ("fgsm", model),
             ("saved_model_fgsm", export.load(saved)),

@@ -11,6 +11,7 @@ as of Keras 3.15 it hands a pair of per-replica values to `Strategy.reduce`,
 which takes one). `fit` here is one loop for both.
 """
 
+import functools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -24,8 +25,13 @@ STRATEGIES = ("none", "mirrored", "multi_worker")
 _VALIDATION_BATCH = 1000
 
 
+@functools.cache
 def strategy(name: str) -> tf.distribute.Strategy | None:
     """Makes a strategy; to be called before TensorFlow computes anything.
+
+    A process has one of each: TensorFlow numbers the sums of every strategy
+    from the same number on, and would take those of a second one for the first
+    one's.
 
     Args:
       name: "none"; "mirrored" for all devices of this machine; "multi_worker"

@@ -46,7 +46,12 @@ from trainers import (
     drawing,
     report,
 )
-from trainers.measurement import EPSILONS, certified_points, load_model
+from trainers.measurement import (
+    EPSILONS,
+    certified_points,
+    load_keras,
+    load_model,
+)
 
 _NUM_CLASSES = 10
 _GREY = 0.5  # a budget that turns every image into the same one
@@ -98,13 +103,8 @@ _DATA_DIR = flags.DEFINE_string(
 )
 
 
-@flags.validator("epsilons", "must be finite numbers >= 0, with commas")
-@flags.validator("epsilons_l2", "must be finite numbers >= 0, with commas")
-def _valid_epsilons(values: list[str]) -> bool:
-    try:
-        return all(0.0 <= float(value) < float("inf") for value in values)
-    except ValueError:
-        return False
+command_line.require_budgets("epsilons")
+command_line.require_budgets("epsilons_l2")
 
 
 @flags.validator(
@@ -147,6 +147,7 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
     """Attacks, checks, prints and writes."""
     if output is not None:
         drawing.require_matplotlib()
+        output.mkdir(parents=True, exist_ok=True)
     model = load_model(_MODEL.value)
     memory = _in_memory(model)
     test = datasets.load(_DATASET.value, data_dir=_DATA_DIR.value).test
@@ -216,7 +217,7 @@ def _in_memory(model: Any) -> keras.Model | None:
         Path(_TWIN.value) if _TWIN.value else model.path.parent / "model.keras"
     )
     if _TWIN.value or path.is_file():
-        return load_model(path)
+        return load_keras(path)
     return None
 
 

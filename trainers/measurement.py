@@ -26,8 +26,17 @@ def load_model(path: str | Path) -> Callable[[Any], Any]:
       ValueError: if what is there cannot be read as a model.
     """
     path = Path(path)
-    if path.suffix != ".keras":
-        return export.load(path)
+    return load_keras(path) if path.suffix == ".keras" else export.load(path)
+
+
+def load_keras(path: str | Path) -> keras.Model:
+    """Loads a `.keras` file.
+
+    Raises:
+      FileNotFoundError: if there is no file at `path`.
+      ValueError: if it cannot be read as a model.
+    """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:

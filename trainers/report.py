@@ -115,8 +115,9 @@ def write_csv(results: Results, path: str | Path) -> None:
     """Writes results as CSV, one row per model.
 
     The columns are dataset, preset, seed, name, the numbers of `ModelResult`
-    and one column per budget, `fgsm_EPSILON` and `saved_model_fgsm_EPSILON`.
-    A number that is not known is an empty field.
+    and one column per budget, `fgsm_EPSILON`, `saved_model_fgsm_EPSILON` and,
+    of `trainers.rivals`, `pgd_EPSILON`. A number that is not known is an empty
+    field.
 
     Args:
         results: see `Results`.
@@ -131,7 +132,7 @@ def write_csv(results: Results, path: str | Path) -> None:
             "name": model["name"],
         }
         row |= {name: model.get(name) for name in _SCALARS}
-        for prefix in ("fgsm", "saved_model_fgsm"):
+        for prefix in ("fgsm", "saved_model_fgsm", "pgd"):
             for epsilon, accuracy in points_by_epsilon(model, prefix).items():
                 row[f"{prefix}_{epsilon:g}"] = accuracy
         rows.append(row)

@@ -56,6 +56,7 @@ _PGD_IMAGES = flags.DEFINE_integer(
 _PGD_EPSILONS = flags.DEFINE_list(
     "pgd_epsilons", ["0.05", "0.1"], "Budgets of PGD, ℓ∞."
 )
+command_line.require_budgets("pgd_epsilons")
 _VALIDATION = flags.DEFINE_bool(
     "validation",
     False,

@@ -4,8 +4,9 @@
     python -m trainers.summarise results/mnist/rivals/seed*/results.json
     python -m trainers.summarise results/*/evaluation.json
 
-The files must be of the same data set, preset and models. The spread is half
-the distance between the largest and the smallest value, for several files.
+The files must be of the same models, trained and attacked alike but for the
+seed. The spread is half the distance between the largest and the smallest
+value, for several files.
 Files of `trainers.evaluate` are set beside each other instead, named after
 their directories; --plot=models.png draws their FGSM and PGD.
 """
@@ -14,6 +15,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -46,17 +48,18 @@ def summary(results: Sequence[Results]) -> str:
     """The table as Markdown: a column per model, or a row where they are many.
 
     Raises:
-      ValueError: if the comparisons are not of one data set, preset and set of
-        models.
+      ValueError: if the comparisons differ by more than the seed.
     """
-    kinds = {
-        (r["dataset"], r["preset"], tuple(m["name"] for m in r["models"]))
-        for r in results
-    }
-    if len(kinds) != 1:
+    kinds = [_choices(result) for result in results]
+    differing = sorted(
+        name
+        for name in set().union(*kinds)
+        if any(kind.get(name) != kinds[0].get(name) for kind in kinds)
+    )
+    if differing:
         raise ValueError(
-            "The results must be of one data set, preset and set of models. "
-            f"Received: {sorted(kinds)}"
+            "The results must differ by the seed alone. "
+            f"Received: different {', '.join(differing)}"
         )
     runs = list(zip(*(r["models"] for r in results), strict=True))
     titles = [model_title(models[0]["name"]) for models in runs]
@@ -96,15 +99,56 @@ def summary(results: Sequence[Results]) -> str:
     return attack_report.markdown_table([corner, *titles], table)
 
 
+def _choices(results: Results) -> dict[str, Any]:
+    """All choices behind a comparison but for the seeds, by their names."""
+    choices: dict[str, Any] = {
+        "dataset": results["dataset"],
+        "preset": results["preset"],
+        "models": [model["name"] for model in results["models"]],
+    }
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                add(f"{name}.{key}", inner)
+        elif not name.endswith(".seed"):
+            choices[name] = value
+
+    add("config", results["config"])
+    add("attack", results.get("attack", {}))
+    return choices
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a program of this package has written to a JSON file."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} must be a JSON file: {error}") from error
+    if not isinstance(content, dict) or not {"models", "attacks"} & set(
+        content
+    ):
+        raise ValueError(
+            f"{path} must be a results.json of trainers.compare or .rivals, or "
+            "an evaluation.json of trainers.evaluate. Received: something else"
+        )
+    return content
+
+
 def main(argv: Sequence[str]) -> None:
     """Prints the table of the files named on the command line."""
     if len(argv) < 2:
         raise app.UsageError("Name at least one results.json.")
     try:
         paths = [Path(path) for path in argv[1:]]
-        files = [json.loads(path.read_text()) for path in paths]
+        files = [_read(path) for path in paths]
         if all("attacks" in file for file in files):
             names = [path.parent.name for path in paths]
+            if len(set(names)) < len(names):
+                raise ValueError(
+                    "The directories of the evaluations must have different "
+                    f"names. Received: {', '.join(names)}"
+                )
             titles = [model_title(name) for name in names]
             print(attack_report.markdown(files, titles))
             if _PLOT.value:

@@ -69,7 +69,11 @@ flags.DEFINE_float(
     "Bound on the spectral norm of the read-out; none by default.",
 )
 flags.DEFINE_integer(
-    "epochs", _DEFAULT.epochs, "Passes over the images.", 1, allow_override=True
+    "epochs",
+    None,  # as of trainers.compare, which may be imported beside
+    f"Passes over the images; by default {_DEFAULT.epochs}.",
+    1,
+    allow_override=True,
 )
 flags.DEFINE_integer("batch_size", _DEFAULT.batch_size, "Images a step.", 1)
 flags.DEFINE_float(
@@ -104,9 +108,9 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
     try:
-        recipe = Recipe(**{name: flags.FLAGS[name].value for name in _FIELDS})
+        values = {name: flags.FLAGS[name].value for name in _FIELDS}
+        recipe = Recipe(**{n: v for n, v in values.items() if v is not None})
         strategy = distribution.strategy(_STRATEGY.value)
-        model = recipe.build("model")
         data = datasets.load(
             recipe.dataset,
             data_dir=_DATA_DIR.value,
@@ -126,6 +130,15 @@ def main(argv: Sequence[str]) -> None:
             return
         model = trained.model
         version = training.save(model, output)
+        stability = model.get_layer("ode").stability()._asdict()
+        summary = {
+            "recipe": dataclasses.asdict(recipe),
+            "training_images": len(data.train.labels),
+            "stability": stability,
+            "training_seconds": trained.seconds,
+            "steps": trained.steps,
+        }
+        report.write_json(summary, output / "train.json")
     except command_line.REFUSALS as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -134,14 +147,6 @@ def main(argv: Sequence[str]) -> None:
             file=sys.stderr,
         )
         sys.exit(130)
-    stability = model.get_layer("ode").stability()._asdict()
-    summary = {
-        "recipe": dataclasses.asdict(recipe),
-        "stability": stability,
-        "training_seconds": trained.seconds,
-        "steps": trained.steps,
-    }
-    report.write_json(summary, output / "train.json")
     for quantity, value in stability.items():
         print(f"{quantity}: {value}")
     print(f"Wrote {output / 'model.keras'}, {version} and train.json")

@@ -233,7 +233,7 @@ def _exported(
     if not there:
         export.export(model, work)
         report.write_json(made_from, marker)
-    return export.load(work)
+    return export.load(work / "1")
 
 
 def package_digest() -> str:

@@ -80,3 +80,8 @@ def test_parse():
 def test_needs_output_or_model(tmp_path):
     with pytest.raises(Exception, match="--output or --model"):
         run()
+
+
+def test_an_export_cannot_be_certified_again(tmp_path, data):
+    with pytest.raises(SystemExit, match=f"error: There is no file {tmp_path}"):
+        run(f"--model={tmp_path}")

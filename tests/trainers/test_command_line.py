@@ -123,3 +123,13 @@ def test_one_line_says_what_is_wrong(monkeypatch, capsys, argument, message):
     assert code.splitlines()[1:] == ["--help lists the flags."]
     assert re.match(message, code)
     assert not capsys.readouterr().out
+
+
+def interrupted(argv):
+    """Stands for a program while somebody presses Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_leaves_no_traceback(monkeypatch, capsys):
+    assert run(monkeypatch, interrupted) == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"

@@ -64,6 +64,10 @@ def test_compare_end_to_end(tmp_path, data, monkeypatch, capsys):
     for model in models:
         export.load(directory / "saved_models" / model["name"])
 
+    # A version of somebody else beside ours is left alone, and not attacked.
+    newer = directory / "saved_models" / "ordinary" / "2" / "saved_model.pb"
+    newer.parent.mkdir()
+    newer.write_bytes(b"of somebody else")
     capsys.readouterr()
     run(compare, **arguments)
     assert capsys.readouterr().out.count("already trained") == 3

@@ -179,6 +179,15 @@ def test_evaluate_does_not_take_the_figures_of_another_model(tmp_path, data):
     assert figures[0]["attacks"]["fgsm"] != figures[1]["attacks"]["fgsm"]
 
 
+@pytest.mark.parametrize("text", ["[]", "{", '"attacks"'])
+def test_a_record_that_is_none_is_begun_anew(tmp_path, text):
+    model, path = tmp_path / "model.keras", tmp_path / "evaluation.json"
+    model.write_bytes(b"model")
+    path.write_text(text)
+    record = attack_suite.open_record(path, model, "mnist", 30)
+    assert record["attacks"] == {} and record["num_images"] == 30
+
+
 def corrupt(tmp_path, what):
     path = tmp_path / "model.keras"
     if what == "truncated":
@@ -211,3 +220,46 @@ def test_evaluate_refuses_what_is_no_model(tmp_path, data, what):
     if what != "other input":
         assert str(path) in message
         assert len(message.splitlines()) == 1
+
+
+def test_evaluate_into_a_file_is_refused_before_the_attacks(
+    tmp_path, data, monkeypatch
+):
+    monkeypatch.setattr(attack_suite, "run", lambda *_: pytest.fail("attacked"))
+    small_model().save(tmp_path / "model.keras")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="error: .*file"):
+        run(
+            evaluate,
+            model=tmp_path / "model.keras",
+            output=tmp_path / "file",
+            **SMALL,
+        )
+
+
+def test_evaluate_shows_what_is_certified_at_other_budgets(
+    tmp_path, data, capsys
+):
+    """Of an earlier run, which had the model in memory as well."""
+    model = small_model()
+    export.export(model, tmp_path)
+    model.save(tmp_path / "model.keras")
+    output = tmp_path / "evaluated"
+    run(evaluate, model=tmp_path, output=output, **SMALL, attacks="pgd_l2")
+    (tmp_path / "model.keras").unlink()
+    capsys.readouterr()
+    other = SMALL | {"epsilons_l2": "0,2"}
+    run(evaluate, model=tmp_path, output=output, **other, attacks="pgd_l2")
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in capsys.readouterr().out.splitlines()
+    ]
+    [(_, _, certified)] = [row for row in rows if row and row[0] == "2"]
+    assert certified == "–"
+
+
+def test_a_twin_that_is_an_export_too_is_refused(tmp_path, data):
+    """It would be compared with itself, and pass."""
+    export.export(small_model(), tmp_path)
+    with pytest.raises(SystemExit, match=f"error: There is no file {tmp_path}"):
+        run(evaluate, model=tmp_path, twin=tmp_path, **SMALL)

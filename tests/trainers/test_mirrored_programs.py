@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
+from absl.testing import flagsaver
 from bars import split
-from children import in_children
 
 from stable_node_tf import export
 from trainers import certify, compare, datasets
@@ -32,7 +32,8 @@ STRATEGIES = ("none", "mirrored")
 TOLERANCE = 2e-6
 
 
-def run(program, words):
+def run_all(directory):
+    """Runs both programs without and with the strategy, in one process."""
     [cpu] = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(
         cpu, 2 * [tf.config.LogicalDeviceConfiguration()]
@@ -44,28 +45,12 @@ def run(program, words):
     )
     compare.EPSILONS = (0.0, 0.1)
     compare.draw = lambda *_: None
-    flags.FLAGS(["program", *words])
-    program.main(["program"])
-
-
-def run_all(directory):
-    """Forks before TensorFlow starts: each program has a strategy of its own.
-
-    Two in one process would confuse the sums of one with those of the other.
-    """
-    jobs = [
-        (
-            program,
-            [
-                f"--strategy={name}",
-                *(w.format(directory / name) for w in words),
-            ],
-        )
-        for name in STRATEGIES
-        for program, words in PROGRAMS.items()
-    ]
-    statuses = [in_children((run, *job)) for job in jobs]
-    assert statuses == [[0]] * len(jobs)
+    for name in STRATEGIES:
+        for program, words in PROGRAMS.items():
+            words = [word.format(directory / name) for word in words]
+            with flagsaver.flagsaver():
+                flags.FLAGS(["program", f"--strategy={name}", *words])
+                program.main(["program"])
 
 
 @pytest.fixture(scope="module")

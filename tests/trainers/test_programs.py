@@ -8,7 +8,15 @@ from absl import app, flags
 from bars import in_place_of_data
 from programs import run
 
-from trainers import certify, compare, distribution, evaluate, train, training
+from trainers import (
+    certify,
+    compare,
+    distribution,
+    evaluate,
+    rivals,
+    train,
+    training,
+)
 
 
 @pytest.fixture
@@ -60,7 +68,12 @@ def test_programs_refuse_bad_flags_at_once(
         ("epsilons", "0,-1"),
         ("epsilons", "0,a"),
         ("epsilons", "0,nan"),
+        ("epsilons", ""),
         ("epsilons_l2", "0,-1"),
+        ("radii", "0,far"),
+        ("radii", "-1"),
+        ("pgd_epsilons", "0.1,nan"),
+        ("pgd_epsilons", ""),
         ("attacks", "fgsm,deepfool"),
         ("attacks", ""),
         ("pgd_steps", 0),
@@ -74,19 +87,21 @@ def test_flags_refuse_bad_values_by_name(name, value):
         run(train, **{name: value})
 
 
-@pytest.mark.parametrize("main", [train.main, evaluate.main, compare.main])
+@pytest.mark.parametrize(
+    "main", [train.main, evaluate.main, compare.main, rivals.main]
+)
 def test_stray_arguments_are_refused(main):
     with pytest.raises(app.UsageError, match="stray words"):
         main(["program", "stray", "words"])
 
 
 @pytest.fixture
-def strategies(monkeypatch):
-    """The strategies that programs train with; nothing is trained."""
+def trained(monkeypatch):
+    """The recipes and strategies of programs that train; nothing is trained."""
     seen = []
 
-    def train(*_, strategy=None, **__):
-        seen.append(strategy)
+    def train(recipe, *_, strategy=None, **__):
+        seen.append((recipe, strategy))
         return training.Trained(model=None, seconds=0.0, steps=0)
 
     monkeypatch.setattr(training, "train", train)
@@ -96,27 +111,21 @@ def strategies(monkeypatch):
 @pytest.mark.parametrize(
     ("program", "flag", "models", "epochs"),
     [
-        (train, "output", 1, {"epochs": 1}),
-        (certify, "output", 1, {}),
-        (compare, "results", 3, {"epochs": 1}),
+        (train, "output", 1, 10),
+        (certify, "output", 1, 10),
+        (compare, "results", 3, 12),
     ],
 )
 def test_workers_train_and_leave_the_rest_to_their_chief(
-    tmp_path,
-    data,
-    strategies,
-    monkeypatch,
-    capsys,
-    program,
-    flag,
-    models,
-    epochs,
+    tmp_path, data, trained, monkeypatch, program, flag, models, epochs
 ):
+    """By the recipe of the program, whatever others have been imported."""
     monkeypatch.setattr(distribution, "is_chief", lambda strategy: False)
     output = tmp_path / "output"
-    run(program, strategy="mirrored", **{flag: output}, **epochs)
-    assert len(strategies) == models
-    for strategy in strategies:
+    run(program, strategy="mirrored", **{flag: output})
+    assert len(trained) == models
+    for recipe, strategy in trained:
+        assert recipe.epochs == epochs
         assert isinstance(strategy, tf.distribute.MirroredStrategy)
     assert not output.exists()
 
@@ -124,19 +133,19 @@ def test_workers_train_and_leave_the_rest_to_their_chief(
 @pytest.mark.parametrize(
     ("program", "arguments"),
     [
-        (train, {"output": "x", "epochs": 1}),
+        (train, {"output": "x"}),
         (certify, {"output": "x"}),
-        (compare, {"results": "x", "epochs": 1}),
+        (compare, {"results": "x"}),
     ],
 )
 def test_programs_that_train_refuse_a_cluster_of_nobody(
-    tmp_path, data, strategies, monkeypatch, program, arguments
+    tmp_path, data, trained, monkeypatch, program, arguments
 ):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="error: .*TF_CONFIG"):
         run(program, strategy="multi_worker", **arguments)
-    assert not strategies
+    assert not trained
 
 
 @pytest.mark.parametrize(

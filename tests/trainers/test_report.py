@@ -88,6 +88,7 @@ def test_refused_json_leaves_the_earlier_file(results, tmp_path, value, error):
 
 def test_csv_holds_every_number(results, tmp_path):
     results["models"][1]["saved_model_fgsm"] = []
+    results["models"][2]["pgd"] = [{"epsilon": 0.05, "accuracy": 0.625}]
     report.write_csv(results, tmp_path / "results.csv")
     rows = list(
         csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text()))
@@ -105,7 +106,8 @@ def test_csv_holds_every_number(results, tmp_path):
                 assert float(cell) == point["accuracy"]
         assert float(row["delta_upper"]) == expected["delta_upper"]
     assert rows[0]["delta_bar"] == "" and rows[2]["delta_bar"] == "0.2"
-    assert rows[1]["saved_model_fgsm_0.1"] == ""
+    assert rows[1]["saved_model_fgsm_0.1"] == rows[1]["pgd_0.05"] == ""
+    assert rows[2]["pgd_0.05"] == "0.625"
 
 
 def printed(results):

@@ -51,3 +51,55 @@ def test_evaluations_are_set_beside_each_other(tmp_path, data, capsys):
     (tmp_path / "ordinary/evaluation.json").write_text(json.dumps(record))
     with pytest.raises(SystemExit, match="error: .*must be of one data set"):
         summarise.main(["summarise", *files])
+
+
+def test_attacks_with_budgets_of_their_own(tmp_path, data, capsys):
+    path = tmp_path / "model.keras"
+    small_model().save(path)
+    output = tmp_path / "evaluated"
+    run(evaluate, model=path, output=output, **SMALL)
+    other = SMALL | {"epsilons": "0,0.2"}
+    run(evaluate, model=path, output=output, **other, attacks="pgd")
+    capsys.readouterr()
+    summarise.main(["summarise", str(output / "evaluation.json")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:6]] == [
+        *("| 0", "| 0.1", "| 0.3", "| 0.2"),
+    ]
+    assert lines[4].endswith("| – |") and "| 0.2 | – | " in lines[5]
+
+
+def test_evaluations_of_one_name_are_not_drawn_over_each_other(tmp_path):
+    files = []
+    for place in ("a", "b"):
+        (tmp_path / place / "model").mkdir(parents=True)
+        file = tmp_path / place / "model" / "evaluation.json"
+        file.write_text(json.dumps({"attacks": {}}))
+        files.append(str(file))
+    with pytest.raises(SystemExit, match="error: .*names. Received: model, mo"):
+        summarise.main(["summarise", *files])
+
+
+def comparison(**config):
+    return {
+        "dataset": "mnist",
+        "preset": "default",
+        "seed": config["seed"],
+        "config": config,
+        "models": [],
+    }
+
+
+def test_runs_that_differ_by_more_than_the_seed_are_not_averaged():
+    alike = [comparison(seed=0, epochs=12), comparison(seed=1, epochs=12)]
+    assert "seeds 0, 1" in summarise.summary(alike)
+    with pytest.raises(ValueError, match="Received: different config.epochs$"):
+        summarise.summary([*alike, comparison(seed=2, epochs=1)])
+
+
+@pytest.mark.parametrize("text", ["[]", "1", "{}", "["])
+def test_files_of_something_else_are_named(tmp_path, text):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(SystemExit, match="error: .*results.json"):
+        summarise.main(["summarise", str(path)])

@@ -67,6 +67,8 @@ def test_train_on_the_validation_split_reports_on_it(tmp_path, data, capfd):
     assert "val_accuracy" in capfd.readouterr().out
     [folder] = (tmp_path / "checkpoints").iterdir()
     assert folder.name.startswith("validated-")
+    summary = json.loads((tmp_path / "train.json").read_text())
+    assert summary["training_images"] == 64
 
 
 def test_train_into_a_file_is_one_clear_line(tmp_path, data):
