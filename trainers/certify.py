@@ -84,6 +84,8 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
     if (_MODEL.value is None) == (_OUTPUT.value is None):
         raise app.UsageError("Expected either --output or --model.")
+    if _MODEL.value and _SET.value:
+        raise app.UsageError("--set goes with --output: --model is trained.")
     logging.set_verbosity(logging.WARNING)
     try:
         radii = [float(radius) for radius in _RADII.value]

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.util
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -102,7 +103,7 @@ def train(
         not suit the strategy, the workers see different checkpoints, or
         replicas come to disagree.
       RuntimeError: if a step fails, because another worker has died for
-        instance.
+        instance; if the loss of an epoch is not finite.
     """
     _check_strategy(recipe, strategy)
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -129,10 +130,10 @@ def train(
     if chief:
         _announce(recipe, name, folder, epoch)
     if epoch < recipe.epochs:
-        callbacks = [StabilityMonitor(), checkpoints]
+        callbacks = [_FiniteLoss(), StabilityMonitor(), checkpoints]
         if tensorboard and chief:
             logs = str(folder / "tensorboard")
-            callbacks.insert(1, keras.callbacks.TensorBoard(logs))
+            callbacks.insert(2, keras.callbacks.TensorBoard(logs))
         arguments = {
             "initial_epoch": epoch,
             "epochs": recipe.epochs,
@@ -262,6 +263,18 @@ def _announce(
         print(f"{name}: resuming after epoch {epoch} of {recipe.epochs}")
     else:
         print(f"{name}: already trained, taken from {folder}")
+
+
+class _FiniteLoss(keras.callbacks.Callback):
+    """Ends a training that has diverged, before its weights are saved."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            raise RuntimeError(
+                "Training has diverged: the loss must be finite. Received: "
+                f"loss={logs['loss']} in epoch {epoch + 1}. Try a smaller "
+                "learning rate."
+            )
 
 
 class _Checkpoints(keras.callbacks.Callback):

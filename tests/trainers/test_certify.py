@@ -82,6 +82,11 @@ def test_needs_output_or_model(tmp_path):
         run()
 
 
+def test_settings_are_of_no_use_to_a_trained_model():
+    with pytest.raises(Exception, match="--set goes with --output"):
+        run("--model=trained.keras", "--set=epochs=1")
+
+
 def test_an_export_cannot_be_certified_again(tmp_path, data):
     with pytest.raises(SystemExit, match=f"error: There is no file {tmp_path}"):
         run(f"--model={tmp_path}")

@@ -131,6 +131,16 @@ def test_refuses_batches_larger_than_the_data(images, tmp_path):
         training.train(recipe, images, tmp_path, "model")
 
 
+@pytest.mark.parametrize("delta_bar", [None, 0.0], ids=["free", "stable"])
+def test_says_that_training_has_diverged(delta_bar, images, tmp_path):
+    recipe = dataclasses.replace(
+        RECIPE, delta_bar=delta_bar, encoder_max_norm=None, learning_rate=1e30
+    )
+    with pytest.raises(RuntimeError, match="diverged.*loss=nan in epoch 1"):
+        training.train(recipe, images, tmp_path, "model")
+    assert not list(tmp_path.rglob("ckpt-*"))
+
+
 @pytest.mark.parametrize(
     "name, value",
     [
