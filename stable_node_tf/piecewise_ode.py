@@ -9,7 +9,10 @@ import tensorflow as tf
 from stable_node_tf.deserialisation import rebuilt
 from stable_node_tf.ode_layer import ODELayer, StabilityReport, check_times
 from stable_node_tf.solver_bounds import LipschitzBound, counted
-from stable_node_tf.solvers.per_sample import StepStatistics, total_statistics
+from stable_node_tf.solvers.step_statistics import (
+    StepStatistics,
+    total_statistics,
+)
 from stable_node_tf.stability.certificates import network_lipschitz
 from stable_node_tf.stability.checks import check_count
 

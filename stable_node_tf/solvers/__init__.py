@@ -10,10 +10,7 @@ from stable_node_tf.solvers.fixed_grid import FixedGrid
 from stable_node_tf.solvers.implicit_midpoint import ImplicitMidpoint
 from stable_node_tf.solvers.integrate import integrate
 from stable_node_tf.solvers.layer_field import LayerField
-from stable_node_tf.solvers.per_sample import (
-    PerSampleDormandPrince,
-    StepStatistics,
-)
+from stable_node_tf.solvers.per_sample import PerSampleDormandPrince
 from stable_node_tf.solvers.runge_kutta import (
     DormandPrince5,
     Euler,
@@ -23,6 +20,7 @@ from stable_node_tf.solvers.runge_kutta import (
     SSPRungeKutta3,
 )
 from stable_node_tf.solvers.serialisation import NAMES, get, serialize
+from stable_node_tf.solvers.step_statistics import StepStatistics
 
 __all__ = [
     "NAMES",

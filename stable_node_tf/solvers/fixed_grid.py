@@ -150,9 +150,10 @@ class FixedGrid(ode.Solver):
             times = times_in_dtype(solution_times, dtype)
             ends, num_steps = tf.unstack(times), self.num_steps
         evaluations: Any = 0
+        ode_fn = checked_field(ode_fn)
         for end in ends:
             state, count = self._advance(
-                checked_field(ode_fn),
+                ode_fn,
                 jacobian_fn,
                 start,
                 end,

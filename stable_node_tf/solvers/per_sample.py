@@ -16,6 +16,10 @@ from stable_node_tf.solvers.fixed_grid import (
     in_dtype,
     times_in_dtype,
 )
+from stable_node_tf.solvers.step_statistics import (
+    StepStatistics,
+    total_statistics,
+)
 from stable_node_tf.solvers.tableaux import (
     DORMAND_PRINCE_5,
     DORMAND_PRINCE_ERROR,
@@ -26,26 +30,6 @@ _ORDER = 5
 _SAFETY = 0.9
 _SMALLEST_FACTOR = 0.2
 _LARGEST_FACTOR = 10.0
-
-
-class StepStatistics(NamedTuple):
-    """What the step control of each row did.
-
-    Attributes:
-      num_ode_fn_evaluations: evaluations of the vector field spent on the row,
-        of shape (batch,).
-      accepted: accepted steps, of shape (batch,).
-      rejected: rejected steps, of shape (batch,).
-      last_step: size of the last accepted step, of shape (batch,).
-      status: 0 where the row reached the last time, -1 where not, of shape
-        (batch,).
-    """
-
-    num_ode_fn_evaluations: tf.Tensor
-    accepted: tf.Tensor
-    rejected: tf.Tensor
-    last_step: tf.Tensor
-    status: tf.Tensor
 
 
 class _Progress(NamedTuple):
@@ -196,10 +180,11 @@ class PerSampleDormandPrince(ode.Solver):
         constants = tf.nest.map_structure(
             lambda c: in_dtype(c, state.dtype), dict(constants or {})
         )
+        ode_fn = checked_field(ode_fn)
         states, parts = [], []
         for end in tf.unstack(times):
             state, statistics = self._advance(
-                checked_field(ode_fn), start, end, state, constants
+                ode_fn, start, end, state, constants
             )
             states.append(state)
             parts.append(statistics)
@@ -451,22 +436,4 @@ def _once_differentiable(gradient: tf.Tensor) -> tf.Tensor:
             "`PerSampleDormandPrince` has first derivatives only. Use a fixed "
             "grid for higher ones."
         ),
-    )
-
-
-def total_statistics(parts: list[StepStatistics]) -> StepStatistics:
-    """Sums the statistics of solves one after another, each from the last end.
-
-    Args:
-      parts: at least one, all for the same batch.
-    """
-    evaluations, accepted, rejected, last_steps, status = zip(
-        *parts, strict=True
-    )
-    return StepStatistics(
-        tf.add_n(evaluations),
-        tf.add_n(accepted),
-        tf.add_n(rejected),
-        last_steps[-1],
-        tf.reduce_min(tf.stack(status), axis=0),
     )
