@@ -99,7 +99,7 @@ def main(argv: list[str]) -> None:
             {"pgd_images": _PGD_IMAGES.value, "pgd": pgd},
             directory / f"seed{_SEED.value}",
         )
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    except command_line.REFUSALS as error:
         sys.exit(f"error: {error}")
 
 

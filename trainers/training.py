@@ -130,10 +130,11 @@ def train(
     if chief:
         _announce(recipe, name, folder, epoch)
     if epoch < recipe.epochs:
-        callbacks = [_FiniteLoss(), StabilityMonitor(), checkpoints]
+        callbacks = [_FiniteLoss(), StabilityMonitor()]
         if tensorboard and chief:
             logs = str(folder / "tensorboard")
-            callbacks.insert(2, keras.callbacks.TensorBoard(logs))
+            callbacks.append(keras.callbacks.TensorBoard(logs))
+        callbacks.append(checkpoints)
         arguments = {
             "initial_epoch": epoch,
             "epochs": recipe.epochs,

@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
                 build(name, known[name], data, work)
                 _publish(work, zoo / name)
                 print(f"{name}: written to {zoo / name}")
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    except command_line.REFUSALS as error:
         sys.exit(f"error: {error}")
 
 
