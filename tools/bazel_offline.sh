@@ -36,9 +36,10 @@ for repository in rules_cc rules_java rules_python remote_coverage_tools; do
 done
 environment=()
 if [ "$command" != query ]; then
-  environment=(--action_env=PATH --test_env=PATH --test_env=HOME)
+  environment=(--symlink_prefix=/ --action_env=PATH --test_env=PATH
+    --test_env=HOME)
 fi
 
 cd "$root"
-PATH="$bin:$PATH" exec "$bazel" "$command" --symlink_prefix=/ \
+PATH="$bin:$PATH" exec "$bazel" "$command" \
   "${overrides[@]}" "${environment[@]}" "$@"
