@@ -78,7 +78,10 @@ class LogNormConstraint(keras.constraints.Constraint):
         self.delta_bar = check_number(delta_bar, "delta_bar")
         self.alpha = check_alpha(alpha)
         self.step = check_not_negative(step, "step")
-        if smallest_certificate(self.delta_bar, self.alpha, self.step) == math.inf:
+        if (
+            smallest_certificate(self.delta_bar, self.alpha, self.step)
+            == math.inf
+        ):
             ratio = (1.0 - self.alpha) / (1.0 + self.alpha)
             raise ValueError(
                 "`delta_bar` must satisfy 1 + 2 step delta_bar > "
@@ -87,9 +90,7 @@ class LogNormConstraint(keras.constraints.Constraint):
                 f"Received: delta_bar={delta_bar}, step={step}"
             )
         if self.alpha < 1.0 or self.step > 0.0:
-            certificate_range(
-                self.delta_bar, self.alpha, self.step, tf.float64
-            )
+            certificate_range(self.delta_bar, self.alpha, self.step, tf.float64)
         self._certificate = None
         self._proposal = None
         self._total_perturbation = None

@@ -40,8 +40,7 @@ _LARGEST_STEP_TIMES_T = 1e4
 # Slopes of less let rounding errors outweigh α t / (2e) in `_certified_ball`.
 _SMALLEST_ALPHA = 1e-6
 _LARGEST_RATIO = 1e6
-# Of float64 entries; sums of their squares are still numbers.
-_LARGEST_ENTRY = 1e150
+_LARGEST_ENTRY = {tf.float32: 1e25, tf.float64: 1e150}
 
 
 def smallest_certificate(
@@ -80,7 +79,7 @@ def certificate_range(
     """
     least = smallest_limit(dtype)
     low = max(least, 1.01 * smallest_certificate(delta_bar, alpha, step))
-    high = min(1.0 / least, _LARGEST_ENTRY) / _MOST_OFF
+    high = min(1.0 / least, _LARGEST_ENTRY[dtype]) / _MOST_OFF
     if step > 0.0:
         high = min(high, _LARGEST_STEP_TIMES_T / step)
     if alpha < _SMALLEST_ALPHA:
@@ -161,7 +160,10 @@ def clip_log_norm(
         alpha = min(alpha, LARGEST_ALPHA)
     low, high = certificate_range(delta_bar, alpha, step, matrix.dtype)
     size = matrix.shape[0]
-    wide = _without_overflow(tf.cast(matrix, tf.float64), matrix.dtype)
+    wide = tf.cast(matrix, tf.float64)
+    # Of the flow in float32, t is in proportion to what is large.
+    if step > 0.0 or matrix.dtype == tf.float64:
+        wide = _without_overflow(wide, matrix.dtype)
     largest = tf.reduce_max(certificate)
     # For h > 0 matrices inside have no norm beyond about 2 / h.
     reach = min(high, 2.0 / step) if step > 0.0 else high
@@ -201,12 +203,11 @@ def clip_log_norm(
 
 
 def _without_overflow(wide, dtype):
-    """A, scaled down where it is so large that squares overflow in float64."""
-    if dtype != tf.float64:
-        return wide
+    """A, scaled down where it is so large that its squares or W overflow."""
+    most = _LARGEST_ENTRY[dtype]
     peak = tf.reduce_max(tf.abs(wide))
-    large = (peak > _LARGEST_ENTRY) & tf.math.is_finite(peak)
-    return tf.where(large, wide * (_LARGEST_ENTRY / peak), wide)
+    large = (peak > most) & tf.math.is_finite(peak)
+    return tf.where(large, wide * (most / peak), wide)
 
 
 def _distance(moved, wide):
@@ -268,7 +269,9 @@ def _clip_symmetric_part(matrix, delta_bar):
     They are singular values after a shift that makes them positive.
     """
     stored = matrix
-    matrix = _without_overflow(tf.cast(stored, tf.float64), stored.dtype)
+    matrix = tf.cast(stored, tf.float64)
+    if stored.dtype == tf.float64:
+        matrix = _without_overflow(matrix, stored.dtype)
     norm = tf.norm(matrix)
     shift = norm + 2 * abs(delta_bar) + _TINY
     room = _unit(stored.dtype) + _ROUNDING_ALLOWANCE

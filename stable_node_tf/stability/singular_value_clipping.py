@@ -44,7 +44,7 @@ class ClippedByProducts(NamedTuple):
       matrix: of shape (m, n), as the argument.
       inside: bool, whether `matrix` is the argument itself.
       excess: V diag(σ²/limit² - 1)₊ Vᵀ, to about 1e-4 for norms up to 1.2
-        limits, of shape (n, n).
+        limits and 1e-3 σ²/limit² beyond, of shape (n, n).
       active: the projector V diag(σ > limit) Vᵀ, of shape (n, n), with a
         smoothed step at the limit.
     """
@@ -320,13 +320,13 @@ def _clip_by_products_once(clipped, limit):
         excess = (excess + tf.transpose(excess)) / 2
         inner = tf.matmul(_SQUARE * eye - _CUBE * excess, excess) - eye / 2
         shrink = eye + tf.matmul(inner, excess)
-        # The first pass tells what was above the limit.
-        whole = limit_square * excess + (limit_square - 1) * active
+        # Passes share V: excesses add up, and the last one, at the limit
+        # itself, finds all that was above it.
         return (
             tf.matmul(matrix, shrink),
             tf.constant(False),
-            tf.where(clipped.inside, whole, clipped.excess),
-            tf.where(clipped.inside, active, clipped.active),
+            clipped.excess + limit_square * excess,
+            active,
         )
 
     result = tf.cond(bound <= 1.0, lambda: tuple(clipped), clip)
