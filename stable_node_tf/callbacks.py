@@ -23,9 +23,8 @@ class StabilityMonitor(keras.callbacks.Callback):
 
     Raises:
       ValueError: at the end of an epoch, if a layer violates its constraint or
-        holds NaN; if averages that were swapped in do, `SwapEMAWeights` standing
-        before this callback for example; at the start of training, if the model
-        has no such layer.
+        holds NaN, because averages were swapped in before this callback for
+        example; at the start of training, if the model has no such layer.
     """
 
     def on_train_begin(self, logs=None):

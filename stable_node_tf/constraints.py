@@ -47,10 +47,10 @@ class LogNormConstraint(keras.constraints.Constraint):
     δ(A + Δ) <= δ_T(A + Δ) <= δ̄ (arXiv 2501.10740 for the problem,
     docs/theory.md for the certificate), whatever finite numbers A holds. A
     matrix that is certified already is returned as it is; so is one with NaN
-    or infinity, which no bound holds for. By itself the constraint has no state and computes T anew
-    each time; a layer that owns three non-trainable weights for it calls
-    `attach`, after which T is carried from step to step at almost no cost and
-    saved with the model.
+    or infinity, which no bound holds for. By itself the constraint has no state
+    and computes T anew each time; a layer that owns three non-trainable weights
+    for it calls `attach`, after which T is carried from step to step at almost
+    no cost and saved with the model.
 
     Args:
       delta_bar: δ̄, any finite number; the flow on [0, T] then has Lipschitz

@@ -279,7 +279,7 @@ def _best_certificate(
 def _unscaled(
     certificate: np.ndarray, norm: float, exponent: int
 ) -> np.ndarray:
-    """t times norm times 2^exponent, as positive numbers."""
+    """The certificate t, times norm times 2^exponent, kept positive."""
     limits = np.finfo(np.float64)
     unscaled = _ldexp(certificate * norm, exponent)
     return np.clip(unscaled, limits.smallest_subnormal, limits.max)
