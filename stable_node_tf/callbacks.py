@@ -8,21 +8,23 @@ from stable_node_tf.ode_layer import ODELayer
 class StabilityMonitor(keras.callbacks.Callback):
     """Bounds δ at the end of every epoch and insists on δ <= δ̄.
 
-    When training ends with an optimiser that averages weights, `use_ema=True`,
-    all constraints of the model are applied to the average: it satisfies none
-    of them, because Keras averages the weights before it applies constraints.
+    With an optimiser that averages weights, `use_ema=True`, all constraints of
+    the model are applied to the averages, at the end of every epoch and of
+    training: they satisfy none of them, because Keras averages the weights
+    before it applies constraints. What `keras.callbacks.SwapEMAWeights`, placed
+    after this callback, swaps in at the end of an epoch is therefore inside.
 
     Adds `delta_lower` and `delta_upper` of every `StableODELayer` and
     `DeepODELayer` to the logs, the pieces of a `PiecewiseODELayer` included,
     and `perturbation` of those with a δ̄: |Δ|_F of an optimiser step, averaged
     over the epoch. The names have the layer's and a slash in front if there are
     several. Progress bar, `History`, `CSVLogger` and `TensorBoard`, placed
-    after this callback, show them; callbacks that swap averaged weights in at
-    the end of an epoch belong after it as well.
+    after this callback, show them.
 
     Raises:
-      ValueError: at the end of an epoch, if a layer violates its constraint;
-        at the start of training, if the model has no such layer.
+      ValueError: at the end of an epoch, if a layer violates its constraint or
+        holds NaN, because averages were swapped in before this callback for
+        example; at the start of training, if the model has no such layer.
     """
 
     def on_train_begin(self, logs=None):
@@ -40,9 +42,12 @@ class StabilityMonitor(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Notes how far the constraints have moved the kernels."""
+        if epoch and self._averages():
+            # Callbacks that come later have left their averages in place.
+            self._assert_constraints()
         self._first_step = self._value(self.model.optimizer.iterations)
         self._perturbations = [
-            self._value(layer.total_perturbation)
+            self._total_perturbation(layer)
             for layer in self._layers
             if layer.delta_bar is not None
         ]
@@ -53,25 +58,67 @@ class StabilityMonitor(keras.callbacks.Callback):
         iterations = self._value(self.model.optimizer.iterations)
         steps = max(iterations - self._first_step, 1)
         before = iter(self._perturbations)
+        self._assert_constraints()
         for layer in self._layers:
-            layer.assert_constraints()
             prefix = f"{layer.name}/" if len(self._layers) > 1 else ""
             lower, upper = layer.delta_bounds(starts=32)
             logs[f"{prefix}delta_lower"] = lower
             logs[f"{prefix}delta_upper"] = upper
             if layer.delta_bar is not None:
-                moved = self._value(layer.total_perturbation) - next(before)
+                moved = self._total_perturbation(layer) - next(before)
                 logs[f"{prefix}perturbation"] = moved / steps
+        self._constrain_averages()
 
     def on_train_end(self, logs=None):
         """Applies the constraints to averaged weights."""
-        optimizer = self.model.optimizer
-        if getattr(optimizer, "inner_optimizer", optimizer).use_ema:
+        if self._averages():
             for variable in self.model.trainable_variables:
                 if variable.constraint is not None:
                     variable.assign(variable.constraint(variable))
+        self._assert_constraints()
+
+    def _assert_constraints(self):
         for layer in self._layers:
-            layer.assert_constraints()
+            try:
+                layer.assert_constraints()
+            except ValueError as error:
+                if not self._averages():
+                    raise
+                raise ValueError(
+                    f"{error} If a callback has swapped averaged weights in, "
+                    "as `SwapEMAWeights` does at the end of an epoch, place "
+                    "it after `StabilityMonitor`, which constrains them."
+                ) from error
+
+    def _averages(self):
+        """Pairs of variables and their averages."""
+        optimizer = self.model.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        return [
+            pair
+            for each in getattr(optimizer, "optimizers", [optimizer])
+            if each.use_ema
+            for pair in zip(
+                each._trainable_variables,
+                each._model_variables_moving_average,
+                strict=True,
+            )
+        ]
+
+    def _constrain_averages(self):
+        pairs = self._averages()
+        averages = {id(variable): average for variable, average in pairs}
+        for variable, average in pairs:
+            constraint = variable.constraint
+            if hasattr(constraint, "constrain_average"):
+                constraint.constrain_average(
+                    average, lambda other: averages[id(other)]
+                )
+            elif constraint is not None:
+                average.assign(constraint(average))
+
+    def _total_perturbation(self, layer):
+        return self._value(layer.total_perturbation) if layer.built else 0.0
 
     @staticmethod
     def _value(variable):

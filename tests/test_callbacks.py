@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 
 from stable_node_tf import (
+    DeepODELayer,
     Euler,
     PiecewiseODELayer,
     SpectralNormConstraint,
@@ -132,3 +135,44 @@ def test_average_of_the_weights_is_made_feasible(frequency):
     layer.assert_constraints()
     assert np.linalg.norm(dense.kernel.numpy().astype("f8"), 2) <= 0.5
     assert np.abs(layer.kernel.numpy() - before).max() > 1e-4
+
+
+class Watch(keras.callbacks.Callback):
+    """Asserts the constraints where `ModelCheckpoint` would save."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        layer, dense = self.model.layers[:2]
+        layer.assert_constraints()
+        kernel = dense.kernel.numpy().astype("f8")
+        assert np.linalg.norm(kernel, 2) <= 0.5
+
+
+@pytest.mark.parametrize("delta_bar", [0.0, 0.3])
+@pytest.mark.parametrize("deep", [False, True])
+def test_averages_are_feasible_wherever_they_are_swapped_in(deep, delta_bar):
+    def train(*callbacks):
+        optimizer = keras.optimizers.Adam(0.1, use_ema=True, ema_momentum=0.8)
+        layer = flow(delta_bar=delta_bar)
+        if deep:
+            layer = DeepODELayer((5,), delta_bar=delta_bar, damping=1.0)
+        budget = SpectralNormConstraint(0.5)
+        dense = keras.layers.Dense(4, kernel_constraint=budget)
+        model = model_of(layer, dense, optimizer=optimizer)
+        fit(model, *callbacks, epochs=4)
+        Watch.on_epoch_end(SimpleNamespace(model=model), 0)
+
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    train(StabilityMonitor(), swap, Watch())
+    train(Watch(), StabilityMonitor(), swap)
+    if not deep:  # Kernels that are scaled down have averages inside.
+        with pytest.raises(ValueError, match="after `StabilityMonitor`"):
+            train(swap, StabilityMonitor())
+
+
+def test_nan_is_named():
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.get_layer("flow").kernel.assign(np.full((4, 4), np.nan))
+
+    with pytest.raises(ValueError, match="kernel of layer 'flow'.*16 NaN"):
+        fit(model_of(flow()), Poison(), StabilityMonitor())

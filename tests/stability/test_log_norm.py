@@ -3,6 +3,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
@@ -295,3 +296,70 @@ def test_rechecks_hold_at_the_ends_of_the_range(exponent):
 
 def test_certificate_without_a_finite_bound():
     assert certified_log_norm(np.eye(2), 0.5, [1e-320, 1.0]) == np.inf
+
+
+def attained_exactly(matrix, diagonal, vector):
+    """xᵀDAx / xᵀx without rounding."""
+    A, d, x = (np.vectorize(Fraction)(v) for v in (matrix, diagonal, vector))
+    return (d * x) @ (A @ x) / (x @ x)
+
+
+ENDS = st.sampled_from(
+    [1e-300, 1e-12, 0.1, 0.5, 1 - 1e-9, np.nextafter(1.0, 0.0), 1.0]
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, st.integers(-323, 301), st.sampled_from([0, 5, 300]), ENDS)
+def test_holds_over_the_whole_range_of_exponents(seed, power, spread, alpha):
+    generator = np.random.default_rng(seed)
+    powers = power + generator.integers(-spread, spread + 1, (2, 2))
+    matrix = generator.uniform(-1.0, 1.0, (2, 2))
+    matrix *= 10.0 ** np.clip(powers, -323, 302).astype(float)
+    for exact in (False, True):
+        bracket = worst_case_log_norm(matrix, alpha, exact=exact, starts=8)
+        attained = attained_exactly(matrix, *bracket.witness)
+        assert Fraction(bracket.lower) <= attained
+        assert attained <= Fraction(min(bracket.upper, 1e308))
+        for vector in (*np.eye(2), *generator.standard_normal((4, 2))):
+            for diagonal in itertools.product([alpha, 1.0], repeat=2):
+                value = attained_exactly(matrix, diagonal, vector)
+                assert value <= Fraction(min(bracket.upper, 1e308))
+        proven = certified_log_norm(matrix, alpha, bracket.certificate)
+        assert proven >= bracket.upper
+
+
+def test_small_entries_beside_very_large_ones():
+    alpha, matrix = 0.1, np.diag([-1e301, -1e-20])
+    bracket = worst_case_log_norm(matrix, alpha)
+    assert Fraction(bracket.lower) <= -Fraction(alpha) * Fraction(1e-20)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, st.integers(-300, 150), st.sampled_from([0, 150]), ENDS)
+def test_steps_of_euler_hold_over_the_whole_range(seed, power, spread, alpha):
+    generator = np.random.default_rng(seed)
+    powers = power + generator.integers(-spread, spread + 1, (2, 2))
+    matrix = generator.uniform(-1.0, 1.0, (2, 2)) * 10.0 ** powers.astype(float)
+    step = 10.0 ** float(np.clip(generator.integers(-60, 60) - power, -300, 40))
+    try:
+        bound, _ = euler_log_norm(matrix, alpha, step)
+    except ValueError as error:
+        assert "must be at most 1e+100" in str(error)
+        return
+    A, x = np.vectorize(Fraction)(matrix), np.vectorize(Fraction)([1.0, 2.0])
+    h = Fraction(step)
+    for diagonal in itertools.product([alpha, 1.0], repeat=2):
+        moved = x + h * np.vectorize(Fraction)(diagonal) * (A @ x)
+        reached = (moved @ moved / (x @ x) - 1) / (2 * h)
+        assert bound == np.inf or reached <= Fraction(bound)
+
+
+def test_functions_that_run_eagerly():
+    tf.config.run_functions_eagerly(True)
+    try:
+        bracket = worst_case_log_norm(gaussian(4, 0), 0.5, starts=2)
+        bound, _ = euler_log_norm(gaussian(4, 0), 0.5, 0.1)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert bracket.lower <= bracket.upper <= bound

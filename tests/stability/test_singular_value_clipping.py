@@ -47,13 +47,16 @@ def test_projects_onto_the_ball(clip, shape, seed, scale, dtype):
     assert clipped.inside or largest > 0.68
 
 
-def test_products_tell_what_was_clipped():
+@pytest.mark.parametrize("scale", [1.0, 5.0])  # one pass, and several
+def test_products_tell_what_was_clipped(scale):
     basis = np.linalg.qr(np.random.default_rng(1).standard_normal((6, 6)))[0]
-    values = np.array([0.1, 0.5, 0.9, 1.05, 1.1, 1.2])
+    values = np.array([0.1, 0.5, 0.9, 1.05, 1.1, 1.2 * scale])
     clipped = clip_by_products(tf.constant(basis * values @ basis.T), 1.0)
     excess = basis * np.maximum(values**2 - 1, 0) @ basis.T
     active = basis * (values > 1) @ basis.T
-    np.testing.assert_allclose(clipped.excess, excess, atol=2e-4)
+    np.testing.assert_allclose(
+        clipped.excess, excess, atol=2e-4 if scale == 1.0 else 4e-2
+    )
     np.testing.assert_allclose(clipped.active, active, atol=2e-3)
 
 
