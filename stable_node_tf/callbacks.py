@@ -26,41 +26,34 @@ class StabilityMonitor(keras.callbacks.Callback):
     """
 
     def on_train_begin(self, logs=None):
-        """Finds the layers."""
-        self._layers = [
-            layer
-            for layer in self.model._flatten_layers()
-            if isinstance(layer, ODELayer)
-        ]
-        if not self._layers:
-            raise ValueError(
-                "`StabilityMonitor` needs a model with a StableODELayer. "
-                f"Received: model {self.model.name!r} without one"
-            )
+        """Looks for layers, unless the first batch is to build the model."""
+        if self.model.built:
+            self._layers()
 
     def on_epoch_begin(self, epoch, logs=None):
         """Notes how far the constraints have moved the kernels."""
         self._first_step = self._value(self.model.optimizer.iterations)
-        self._perturbations = [
-            self._value(layer.total_perturbation)
-            for layer in self._layers
-            if layer.delta_bar is not None
-        ]
+        self._perturbations = {
+            id(layer): self._value(layer.total_perturbation)
+            for layer in (self._layers() if self.model.built else [])
+            if layer.delta_bar is not None and layer.built
+        }
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds the bounds and the perturbations to `logs`."""
         logs = {} if logs is None else logs
         iterations = self._value(self.model.optimizer.iterations)
         steps = max(iterations - self._first_step, 1)
-        before = iter(self._perturbations)
-        for layer in self._layers:
+        layers = [layer for layer in self._layers() if layer.built]
+        for layer in layers:
             layer.assert_constraints()
-            prefix = f"{layer.name}/" if len(self._layers) > 1 else ""
+            prefix = f"{layer.name}/" if len(layers) > 1 else ""
             lower, upper = layer.delta_bounds(starts=32)
             logs[f"{prefix}delta_lower"] = lower
             logs[f"{prefix}delta_upper"] = upper
             if layer.delta_bar is not None:
-                moved = self._value(layer.total_perturbation) - next(before)
+                moved = self._value(layer.total_perturbation)
+                moved -= self._perturbations.get(id(layer), 0.0)
                 logs[f"{prefix}perturbation"] = moved / steps
 
     def on_train_end(self, logs=None):
@@ -70,8 +63,23 @@ class StabilityMonitor(keras.callbacks.Callback):
             for variable in self.model.trainable_variables:
                 if variable.constraint is not None:
                     variable.assign(variable.constraint(variable))
-        for layer in self._layers:
-            layer.assert_constraints()
+        for layer in self._layers():
+            if layer.built:
+                layer.assert_constraints()
+
+    def _layers(self):
+        """The layers to watch; those without weights take no part so far."""
+        layers = [
+            layer
+            for layer in self.model._flatten_layers()
+            if isinstance(layer, ODELayer)
+        ]
+        if not layers:
+            raise ValueError(
+                "`StabilityMonitor` needs a model with a StableODELayer. "
+                f"Received: model {self.model.name!r} without one"
+            )
+        return layers
 
     @staticmethod
     def _value(variable):
