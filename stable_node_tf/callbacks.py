@@ -8,21 +8,24 @@ from stable_node_tf.ode_layer import ODELayer
 class StabilityMonitor(keras.callbacks.Callback):
     """Bounds δ at the end of every epoch and insists on δ <= δ̄.
 
-    When training ends with an optimiser that averages weights, `use_ema=True`,
-    all constraints of the model are applied to the average: it satisfies none
-    of them, because Keras averages the weights before it applies constraints.
+    With an optimiser that averages weights, `use_ema=True`, all constraints of
+    the model are applied to the averages, at the end of every epoch and of
+    training: they satisfy none of them, because Keras averages the weights
+    before it applies constraints. What `keras.callbacks.SwapEMAWeights`, placed
+    after this callback, swaps in at the end of an epoch is therefore inside.
 
     Adds `delta_lower` and `delta_upper` of every `StableODELayer` and
     `DeepODELayer` to the logs, the pieces of a `PiecewiseODELayer` included,
     and `perturbation` of those with a δ̄: |Δ|_F of an optimiser step, averaged
     over the epoch. The names have the layer's and a slash in front if there are
     several. Progress bar, `History`, `CSVLogger` and `TensorBoard`, placed
-    after this callback, show them; callbacks that swap averaged weights in at
-    the end of an epoch belong after it as well.
+    after this callback, show them.
 
     Raises:
-      ValueError: at the end of an epoch, if a layer violates its constraint;
-        at the start of training, if the model has no such layer.
+      ValueError: at the end of an epoch, if a layer violates its constraint or
+        holds NaN; if averages that were swapped in do, `SwapEMAWeights` standing
+        before this callback for example; at the start of training, if the model
+        has no such layer.
     """
 
     def on_train_begin(self, logs=None):
@@ -32,6 +35,9 @@ class StabilityMonitor(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Notes how far the constraints have moved the kernels."""
+        if epoch and self._averages():
+            # Callbacks that come later have left their averages in place.
+            self._assert_constraints()
         self._first_step = self._value(self.model.optimizer.iterations)
         self._perturbations = {
             id(layer): self._value(layer.total_perturbation)
@@ -44,9 +50,9 @@ class StabilityMonitor(keras.callbacks.Callback):
         logs = {} if logs is None else logs
         iterations = self._value(self.model.optimizer.iterations)
         steps = max(iterations - self._first_step, 1)
+        self._assert_constraints()
         layers = [layer for layer in self._layers() if layer.built]
         for layer in layers:
-            layer.assert_constraints()
             prefix = f"{layer.name}/" if len(layers) > 1 else ""
             lower, upper = layer.delta_bounds(starts=32)
             logs[f"{prefix}delta_lower"] = lower
@@ -55,17 +61,15 @@ class StabilityMonitor(keras.callbacks.Callback):
                 moved = self._value(layer.total_perturbation)
                 moved -= self._perturbations.get(id(layer), 0.0)
                 logs[f"{prefix}perturbation"] = moved / steps
+        self._constrain_averages()
 
     def on_train_end(self, logs=None):
         """Applies the constraints to averaged weights."""
-        optimizer = self.model.optimizer
-        if getattr(optimizer, "inner_optimizer", optimizer).use_ema:
+        if self._averages():
             for variable in self.model.trainable_variables:
                 if variable.constraint is not None:
                     variable.assign(variable.constraint(variable))
-        for layer in self._layers():
-            if layer.built:
-                layer.assert_constraints()
+        self._assert_constraints()
 
     def _layers(self):
         """The layers to watch; those without weights take no part so far."""
@@ -80,6 +84,47 @@ class StabilityMonitor(keras.callbacks.Callback):
                 f"Received: model {self.model.name!r} without one"
             )
         return layers
+
+    def _assert_constraints(self):
+        for layer in self._layers():
+            try:
+                if layer.built:
+                    layer.assert_constraints()
+            except ValueError as error:
+                if not self._averages():
+                    raise
+                raise ValueError(
+                    f"{error} If a callback has swapped averaged weights in, "
+                    "as `SwapEMAWeights` does at the end of an epoch, place "
+                    "it after `StabilityMonitor`, which constrains them."
+                ) from error
+
+    def _averages(self):
+        """Pairs of variables and their averages."""
+        optimizer = self.model.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        return [
+            pair
+            for each in getattr(optimizer, "optimizers", [optimizer])
+            if each.use_ema
+            for pair in zip(
+                each._trainable_variables,
+                each._model_variables_moving_average,
+                strict=True,
+            )
+        ]
+
+    def _constrain_averages(self):
+        pairs = self._averages()
+        averages = {id(variable): average for variable, average in pairs}
+        for variable, average in pairs:
+            constraint = variable.constraint
+            if hasattr(constraint, "constrain_average"):
+                constraint.constrain_average(
+                    average, lambda other: averages[id(other)]
+                )
+            elif constraint is not None:
+                average.assign(constraint(average))
 
     @staticmethod
     def _value(variable):

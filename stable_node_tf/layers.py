@@ -10,6 +10,7 @@ from stable_node_tf import solvers
 from stable_node_tf.constraints import LogNormConstraint
 from stable_node_tf.ode_layer import ODELayer
 from stable_node_tf.solver_bounds import LipschitzBound, solver_lipschitz
+from stable_node_tf.stability.checks import check_matrix
 from stable_node_tf.stability.clipping import clip_log_norm
 from stable_node_tf.stability.log_norm import (
     certified_log_norm,
@@ -235,7 +236,10 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
 
     def _kernel_value(self):
         self._check_built()
-        return keras.ops.convert_to_numpy(self.kernel).astype(np.float64)
+        return check_matrix(
+            keras.ops.convert_to_numpy(self.kernel),
+            f"kernel of layer {self.name!r}",
+        )
 
     def _constrained_step(self):
         """The step size that δ̄ is a bound for; 0 stands for the flow."""

@@ -9,6 +9,9 @@ from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.stability.checks import check_alpha, check_number
 from stable_node_tf.stability.product_scaling import scale_into_bound
 
+# See `constraints`.
+_MARGIN = 1e-5
+
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
 class ProductLogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
@@ -64,20 +67,32 @@ class ProductLogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
                 "kernels first: call `attach`"
             )
         kernels = [tf.convert_to_tensor(A) for A in (*self._others, w)]
-        scaled = scale_into_bound(
-            kernels,
-            tf.convert_to_tensor(self._multipliers),
-            self.bound,
-            self.alpha,
-        )
+        scaled = self._scaled(kernels)
         factor = tf.cast(scaled.factor, kernels[-1].dtype)
-        squares = [tf.reduce_sum(tf.cast(A, tf.float64) ** 2) for A in kernels]
-        moved = (1.0 - scaled.factor) * tf.sqrt(tf.add_n(squares))
         for variable, kernel in zip(self._others, kernels, strict=False):
             variable.assign(factor * kernel)
         self._multipliers.assign(scaled.multipliers)
-        self._total_perturbation.assign_add(moved)
+        self._total_perturbation.assign_add(scaled.distance)
         return factor * kernels[-1]
+
+    def constrain_average(self, average, average_of) -> None:
+        """Scales averages of the kernels a little farther than into the bound.
+
+        The state stays as it is.
+
+        Args:
+          average: variable, the average of A_k.
+          average_of: a function from a variable to that of its average.
+        """
+        averages = [*map(average_of, self._others), average]
+        kernels = [tf.convert_to_tensor(A) for A in averages]
+        factor = self._scaled(kernels).factor * (1.0 - _MARGIN)
+        for variable, kernel in zip(averages, kernels, strict=True):
+            variable.assign(tf.cast(factor, kernel.dtype) * kernel)
+
+    def _scaled(self, kernels):
+        multipliers = tf.convert_to_tensor(self._multipliers)
+        return scale_into_bound(kernels, multipliers, self.bound, self.alpha)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""

@@ -53,7 +53,7 @@ def test_as_a_kernel_constraint():
     assert worst_case_log_norm(layer.kernel.numpy(), 0.5).upper <= 1e-5
 
 
-@pytest.mark.parametrize("shape", [(30, 4), (4, 30), (3, 3, 2, 5), (1, 1)])
+@pytest.mark.parametrize("shape", [(30, 4), (4, 30), (5,), (1, 1)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_spectral_norm(shape, dtype):
     kernel = np.random.default_rng(0).standard_normal(shape).astype(dtype)
@@ -111,6 +111,22 @@ def test_serialises(constraint):
             "float32 or float64. Received: bfloat16",
         ),
         (lambda: SpectralNormConstraint(1.0)(1.0), ValueError, "not scalar"),
+        (
+            lambda: SpectralNormConstraint(1.0)(tf.ones((3, 3, 2, 5))),
+            ValueError,
+            r"convolution.* Received: shape \(3, 3, 2, 5\)",
+        ),
+        (
+            lambda: SpectralNormConstraint(1e-30)(tf.eye(2)),
+            ValueError,
+            "at least 8.27e-25 for kernels of float32",
+        ),
+        (lambda: LogNormConstraint(0.0, 1e-9), ValueError, "alpha=1e-09"),
+        (
+            lambda: LogNormConstraint(-1e30, 0.5)(tf.eye(2)),
+            ValueError,
+            "float32 must have room.* delta_bar=-1e[+]30",
+        ),
     ],
 )
 def test_refuses(call, error, message):

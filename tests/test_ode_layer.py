@@ -180,7 +180,11 @@ class Tripled(Euler):
 def test_a_subclass_of_a_solver_has_the_bound_of_the_flow(kind, bound):
     options = {"delta_bar": 0.1} if bound else {}
     layer = LAYERS[kind](solver=Tripled(2), **options)
+    plain = LAYERS[kind](solver=Euler(2), **options)
     layer.build((None, 4))
+    plain.build((None, 4))
+    plain.set_weights(layer.get_weights())
+    assert np.linalg.norm(layer(STATES)) > 2 * np.linalg.norm(plain(STATES))
     assert "exact flow" in layer.stability().holds_for
     assert layer.lipschitz_bound().step is None
 

@@ -15,6 +15,10 @@ _FIRST_GAP = 0.05
 # Below it rounding errors decide.
 _SMALLEST_TOLERANCE = 1e-13
 
+# To search with: where slopes are almost equal hardly anything depends on t,
+# and the best t runs away. All t prove a bound for the true slopes.
+LARGEST_ALPHA = 1.0 - 1e-8
+
 
 def certificate_matrix(matrix, certificate, lower_slope, upper_slope, step=0.0):
     """The symmetric matrix whose largest eigenvalue bounds δ from above.
@@ -92,6 +96,18 @@ def minimise_certificate(
     Returns:
       t of shape (n, d).
     """
+    # Functions that run eagerly get what they are called with.
+    matrix, start, lower_slope, upper_slope, tolerance, step = (
+        tf.convert_to_tensor(argument, tf.float64)
+        for argument in (
+            matrix,
+            start,
+            lower_slope,
+            upper_slope,
+            tolerance,
+            step,
+        )
+    )
     size = tf.shape(matrix)[-1]
     dtype = matrix.dtype
     weight = (upper_slope - lower_slope) / 4

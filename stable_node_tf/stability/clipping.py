@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from stable_node_tf.stability.certificate_search import LARGEST_ALPHA
 from stable_node_tf.stability.certificate_step import (
     BallRates,
     step_by_eigenvectors,
@@ -27,15 +28,20 @@ from stable_node_tf.stability.singular_value_clipping import (
     clip_by_products,
     clip_singular_values,
     compiled_by_xla,
+    smallest_limit,
 )
 
 _ROUNDING_ALLOWANCE = 1e-12
 _TINY = 1e-30
 _SMALLEST_SHARE = 1e-2
-_MOST_GROWTH = 1e3
-# Rounding errors are divided by 1 - α, where it is not zero. A wider interval
-# of slopes only raises bounds.
-_ALMOST_ONE = 1.0 - 1e-8
+# A carried t that is off by more than this factor has lost the matrix.
+_MOST_OFF = 1e4
+_LARGEST_STEP_TIMES_T = 1e4
+# Slopes of less let rounding errors outweigh α t / (2e) in `_certified_ball`.
+_SMALLEST_ALPHA = 1e-6
+_LARGEST_RATIO = 1e6
+# Of float64 entries; sums of their squares are still numbers.
+_LARGEST_ENTRY = 1e150
 
 
 def smallest_certificate(
@@ -53,6 +59,39 @@ def smallest_certificate(
     if least <= 0.0:
         return np.inf
     return max(0.0, -delta_bar * (1.0 - alpha) / least)
+
+
+def certificate_range(
+    delta_bar: float, alpha: float, step: float, dtype: tf.DType
+) -> tuple[float, float]:
+    """The t between which floating point holds the bound in the ball of T.
+
+    Args:
+      delta_bar: δ̄.
+      alpha: smallest slope, in (0, 1].
+      step: h >= 0.
+      dtype: float32 or float64, of the matrix.
+
+    Raises:
+      ValueError: if there is none.
+
+    >>> certificate_range(-1.0, 0.5, 0.0, tf.float32)[0]
+    1.01
+    """
+    least = smallest_limit(dtype)
+    low = max(least, 1.01 * smallest_certificate(delta_bar, alpha, step))
+    high = min(1.0 / least, _LARGEST_ENTRY) / _MOST_OFF
+    if step > 0.0:
+        high = min(high, _LARGEST_STEP_TIMES_T / step)
+    if alpha < _SMALLEST_ALPHA:
+        high = min(high, _LARGEST_RATIO * delta_bar)
+    if low >= high:
+        raise ValueError(
+            f"{dtype.name} must have room for a certified matrix. Received: "
+            f"delta_bar={delta_bar}, alpha={alpha}, step={step}, for which a "
+            f"certificate would have to lie between {low:g} and {high:g}"
+        )
+    return low, high
 
 
 class ClippedLogNorm(NamedTuple):
@@ -79,13 +118,15 @@ def clip_log_norm(
     The clipping leaves room for its rounding errors and for those of storing
     the result, so that the stored matrix satisfies δ_T <= δ̄ as it stands. A
     matrix that is seen to be inside is returned as it is: under XLA one inside
-    by a margin of a few per cent, elsewhere any.
+    by a margin of a few per cent, elsewhere any. So is one that holds NaN or
+    infinity, together with the certificate.
 
     Small entries of t are raised first, which leaves it a certificate. At a
     nearest certified matrix with a row and a column of zeros t_i is zero; for
     such a T every step of the optimiser would be undone in that row. For the
     same reason the next t is at least a hundredth of the root mean square of
-    the singular values of A, which a t of almost nothing reaches step by step.
+    the singular values of A. A t that is not within a factor 1e4 of that root,
+    because A was zero before or has jumped, makes place for the root itself.
 
     The better T is a step of `stable_node_tf.stability.certificate_step` away.
 
@@ -100,6 +141,9 @@ def clip_log_norm(
     Returns:
       A `ClippedLogNorm`.
 
+    Raises:
+      ValueError: if the dtype has no room for the bound.
+
     >>> eye, t = tf.eye(2), tf.constant([1e-9, 1.0], tf.float64)
     >>> clipped = clip_log_norm(eye, t, 0.0, 0.5)
     >>> clipped.certificate.numpy()
@@ -109,15 +153,26 @@ def clip_log_norm(
     """
     if alpha == 1.0 and step == 0.0:
         clipped = _clip_symmetric_part(matrix, delta_bar)
-        distance = tf.norm(tf.cast(clipped - matrix, tf.float64))
+        distance = _distance(clipped, tf.cast(matrix, tf.float64))
         return ClippedLogNorm(clipped, certificate, certificate, distance)
     if alpha < 1.0:
-        alpha = min(alpha, _ALMOST_ONE)
-    floor = 1.01 * smallest_certificate(delta_bar, alpha, step)
-    size, wide = matrix.shape[0], tf.cast(matrix, tf.float64)
+        # Rounding errors are divided by 1 - α, where it is not zero. A wider
+        # interval of slopes only raises bounds.
+        alpha = min(alpha, LARGEST_ALPHA)
+    low, high = certificate_range(delta_bar, alpha, step, matrix.dtype)
+    size = matrix.shape[0]
+    wide = _without_overflow(tf.cast(matrix, tf.float64), matrix.dtype)
     largest = tf.reduce_max(certificate)
-    certificate = tf.maximum(
-        certificate, tf.maximum(_SMALLEST_SHARE * largest, floor)
+    # For h > 0 matrices inside have no norm beyond about 2 / h.
+    reach = min(high, 2.0 / step) if step > 0.0 else high
+    norm = tf.norm(wide)
+    finite = tf.math.is_finite(norm)
+    typical = tf.minimum(norm / np.sqrt(size), reach)
+    lost = (largest * _MOST_OFF < typical) | (typical * _MOST_OFF < largest)
+    largest = tf.where(lost & finite, typical, largest)
+    certificate = tf.where(lost & finite, typical, certificate)
+    certificate = tf.clip_by_value(
+        tf.maximum(certificate, _SMALLEST_SHARE * largest), low, high
     )
     ball = _certified_ball(
         certificate, delta_bar, alpha, step, size, matrix.dtype
@@ -138,16 +193,26 @@ def clip_log_norm(
     rows, columns = 1.0 / ball.row[:, None], 1.0 / ball.column
     moved = tf.cast(clipped.matrix, tf.float64) * rows * columns
     moved = tf.cast(moved - tf.linalg.diag(ball.centre), matrix.dtype)
-    moved = tf.where(clipped.inside, matrix, moved)
-    typical = tf.norm(wide) / np.sqrt(size)
-    least = _SMALLEST_SHARE * tf.minimum(typical, _MOST_GROWTH * largest)
+    moved = tf.where(clipped.inside, tf.cast(wide, matrix.dtype), moved)
+    least = _SMALLEST_SHARE * tf.where(finite, typical, largest)
     proposal = certificate * tf.exp(tf.cast(change, tf.float64))
-    return ClippedLogNorm(
-        moved,
-        certificate,
-        tf.maximum(proposal, tf.maximum(least, floor)),
-        tf.cast(tf.norm(moved - matrix), tf.float64),
-    )
+    proposal = tf.clip_by_value(tf.maximum(proposal, least), low, high)
+    return ClippedLogNorm(moved, certificate, proposal, _distance(moved, wide))
+
+
+def _without_overflow(wide, dtype):
+    """A, scaled down where it is so large that squares overflow in float64."""
+    if dtype != tf.float64:
+        return wide
+    peak = tf.reduce_max(tf.abs(wide))
+    large = (peak > _LARGEST_ENTRY) & tf.math.is_finite(peak)
+    return tf.where(large, wide * (_LARGEST_ENTRY / peak), wide)
+
+
+def _distance(moved, wide):
+    """|B - A|_F, or 0 where A is not finite and therefore left alone."""
+    distance = tf.norm(tf.cast(moved, tf.float64) - wide)
+    return tf.where(tf.math.is_finite(distance), distance, 0.0)
 
 
 class _Ball(NamedTuple):
@@ -203,16 +268,18 @@ def _clip_symmetric_part(matrix, delta_bar):
     They are singular values after a shift that makes them positive.
     """
     stored = matrix
-    matrix = tf.cast(stored, tf.float64)
+    matrix = _without_overflow(tf.cast(stored, tf.float64), stored.dtype)
     norm = tf.norm(matrix)
     shift = norm + 2 * abs(delta_bar) + _TINY
     room = _unit(stored.dtype) + _ROUNDING_ALLOWANCE
     limit = shift + delta_bar - room * (2 * norm + abs(delta_bar))
+    # Numbers below the normal ones are stored as zeros.
+    limit -= matrix.shape[0] * float(np.finfo(stored.dtype.as_numpy_dtype).tiny)
     symmetric = (matrix + tf.transpose(matrix)) / 2
     shifted = symmetric + shift * tf.eye(matrix.shape[0], dtype=matrix.dtype)
     clipped = clip_singular_values(shifted, limit)
     moved = tf.cast(matrix + (clipped.matrix - shifted), stored.dtype)
-    return tf.where(clipped.inside, stored, moved)
+    return tf.where(clipped.inside, tf.cast(matrix, stored.dtype), moved)
 
 
 def _unit(dtype):

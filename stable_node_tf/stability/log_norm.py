@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from stable_node_tf.stability.branch_and_bound import close_gap
 from stable_node_tf.stability.certificate_bound import bound_above
 from stable_node_tf.stability.certificate_search import (
+    LARGEST_ALPHA,
     certificate_matrix,
     minimise_certificate,
 )
@@ -25,6 +26,8 @@ from stable_node_tf.stability.witness_search import maximise_witness
 
 # Of h|A|: its square is still a number.
 _LARGEST_STEP = 1e100
+# Exponent that leaves room for sums of entries above and small ones below.
+_TOP = 990
 
 
 class Witness(NamedTuple):
@@ -96,13 +99,17 @@ def attained_log_norm(
             "`witness.vector` must be finite and not zero. "
             f"Received: vector={vector}"
         )
-    matrix, exponent = _normalised(matrix)
+    # Nothing but the small entries of a matrix with very large ones is rounded.
+    matrix, exponent = _normalised(matrix, _TOP)
     vector, _ = _normalised(vector)
     square = vector @ vector
-    value = (diagonal * vector) @ (matrix @ vector) / square
-    magnitude = np.abs(diagonal * vector) @ (np.abs(matrix) @ np.abs(vector))
+    value = diagonal @ (vector * (matrix @ vector)) / square
+    magnitude = diagonal @ np.abs(vector * (np.abs(matrix) @ np.abs(vector)))
     value -= relative_rounding(3 * size + 5) * magnitude / square
-    return float(np.nextafter(np.ldexp(value, exponent), -np.inf))
+    # What underflows is multiplied by numbers of at most 1, and divided by a
+    # square of at least 1/4.
+    value -= 8 * (size + 2) ** 2 * np.finfo(np.float64).smallest_subnormal
+    return float(np.nextafter(_ldexp(value, exponent), -np.inf))
 
 
 def certified_log_norm(
@@ -140,16 +147,22 @@ def certified_log_norm(
     """
     alpha = check_alpha(alpha)
     A, exponent = _normalised(check_matrix(matrix))
-    t = np.ldexp(check_certificate(certificate, len(A)), -exponent)
-    h = np.ldexp(check_not_negative(step, "step"), exponent)
+    t = _ldexp(check_certificate(certificate, len(A)), -exponent)
+    h = _ldexp(check_not_negative(step, "step"), exponent)
     scaled, _ = bound_above(A, t, alpha, 1.0, h)
-    return float(np.nextafter(np.ldexp(scaled, exponent), np.inf))
+    return float(np.nextafter(_ldexp(scaled, exponent), np.inf))
 
 
-def _normalised(array: np.ndarray) -> tuple[np.ndarray, int]:
-    """The array times a power of two that brings its maximum into [½, 1)."""
-    exponent = int(np.frexp(np.abs(array).max())[1])
-    return np.ldexp(array, -exponent), exponent
+def _ldexp(number, exponent):
+    """A number times 2^exponent, infinite where that is too large."""
+    with np.errstate(over="ignore"):
+        return np.ldexp(number, exponent)
+
+
+def _normalised(array: np.ndarray, top: int = 0) -> tuple[np.ndarray, int]:
+    """The array times a power of two, its maximum in [½, 1) times 2^top."""
+    exponent = int(np.frexp(np.abs(array).max())[1]) - top
+    return _ldexp(array, -exponent), exponent
 
 
 def worst_case_log_norm(
@@ -200,24 +213,17 @@ def worst_case_log_norm(
     starts = check_count(starts, "starts", 0)
     seed = check_count(seed, "seed", 0)
     size = len(matrix)
-    norm = spectral_norm(matrix)
-    if norm == 0.0:
+    if not matrix.any():
         witness = Witness(np.ones(size), np.eye(size)[0])
         return WorstCaseLogNorm(0.0, 0.0, witness, np.full(size, 1e-300))
-    scaled = matrix / norm
+    normalised, exponent = _normalised(matrix)
+    norm = spectral_norm(normalised)
+    scaled = normalised / norm
 
     lower_slope, upper_slope = np.full(size, alpha), np.ones(size)
-    certificate = np.ones(size)
-    if alpha < 1.0:
-        certificate = minimise_certificate(
-            scaled[None],
-            certificate[None],
-            lower_slope[None],
-            upper_slope[None],
-            tolerance,
-        )[0].numpy()
+    best = _best_certificate(scaled, np.ones(size), alpha, tolerance)
     bound = certificate_matrix(
-        tf.constant(scaled), tf.constant(certificate), np.float64(alpha), 1.0
+        tf.constant(scaled), tf.constant(best), np.float64(alpha), 1.0
     )
     guesses = np.concatenate(
         [
@@ -231,19 +237,52 @@ def worst_case_log_norm(
         scaled, guesses, lower_slope, upper_slope, _rounds(size), seed
     )
     vector = vector.numpy()
-    diagonal = np.where(vector * (matrix @ vector) > 0, 1.0, alpha)
-    certificate = certificate * norm
+    diagonal = np.where(vector * (scaled @ vector) > 0, 1.0, alpha)
+    certificate = _unscaled(best, norm, exponent)
     upper = certified_log_norm(matrix, alpha, certificate)
     if exact and alpha < 1.0:
-        upper_scaled, vector, diagonal = close_gap(
-            scaled, alpha, vector, certificate / norm, 1e-9, time_limit
+        closed, vector, diagonal = close_gap(
+            scaled, alpha, vector, best, 1e-9, time_limit
         )
-        upper = min(
-            upper, upper_scaled * norm + norm * relative_rounding(8 * size)
-        )
+        closed = closed * norm + norm * relative_rounding(8 * size)
+        closed = np.nextafter(_ldexp(closed, exponent), np.inf)
+        upper = min(upper, float(closed))
     witness = Witness(diagonal, vector)
     lower = attained_log_norm(matrix, alpha, witness)
     return WorstCaseLogNorm(lower, upper, witness, certificate)
+
+
+def _best_certificate(
+    matrix: np.ndarray,
+    start: np.ndarray,
+    alpha: float,
+    tolerance: float,
+    step: float = 0.0,
+) -> np.ndarray:
+    """The best t for a matrix of norm 1, or `start` if rounding hides it."""
+    if alpha == 1.0:
+        return start
+    ones = np.ones((1, len(matrix)))
+    try:
+        return minimise_certificate(
+            matrix[None],
+            start[None],
+            min(alpha, LARGEST_ALPHA) * ones,
+            ones,
+            tolerance,
+            step,
+        )[0].numpy()
+    except tf.errors.InvalidArgumentError:  # singular to working precision
+        return start
+
+
+def _unscaled(
+    certificate: np.ndarray, norm: float, exponent: int
+) -> np.ndarray:
+    """T times norm times 2^exponent, as positive numbers."""
+    limits = np.finfo(np.float64)
+    unscaled = _ldexp(certificate * norm, exponent)
+    return np.clip(unscaled, limits.smallest_subnormal, limits.max)
 
 
 def _rounds(size: int) -> int:
@@ -286,25 +325,24 @@ def euler_log_norm(
     alpha = check_alpha(alpha)
     step = check_not_negative(step, "step")
     tolerance = check_positive(tolerance, "tolerance")
-    norm = spectral_norm(matrix)
-    if step * norm > _LARGEST_STEP:
+    normalised, exponent = _normalised(matrix)
+    norm = spectral_norm(normalised)
+    # h|A|; the powers of two of the factors may be far apart.
+    reach = float(_ldexp(step, exponent)) * norm
+    if reach > _LARGEST_STEP:
         raise ValueError(
             "`step` times the 2-norm of `matrix` must be at most "
             f"{_LARGEST_STEP:g}. Received: step={step} and a matrix of norm "
-            f"{norm:g}"
+            f"{spectral_norm(matrix):g}"
         )
-    ones = np.ones((1, len(matrix)))
-    certificate = ones
-    if alpha < 1.0 and norm > 0.0:
-        certificate = minimise_certificate(
-            matrix[None] / norm,
-            _best_multiple(matrix / norm, alpha, step * norm) * ones,
-            alpha * ones,
-            ones,
-            tolerance,
-            step * norm,
-        ).numpy()
-    certificate = certificate[0] * (norm or 1e-300)
+    best = np.ones(len(matrix))
+    if norm > 0.0 and alpha < 1.0:
+        scaled = normalised / norm
+        best = _best_multiple(scaled, alpha, reach) * best
+        best = _best_certificate(scaled, best, alpha, tolerance, reach)
+        certificate = _unscaled(best, norm, exponent)
+    else:
+        certificate = best * (spectral_norm(matrix) or 1e-300)
     return certified_log_norm(matrix, alpha, certificate, step), certificate
 
 

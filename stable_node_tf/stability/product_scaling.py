@@ -23,6 +23,9 @@ from stable_node_tf.stability.product_certificate import (
 _GAP = 0.01
 _NEWTON_STEPS = 2
 _SMALLEST_NORM = 1e-6
+_LEAST = 1e-100
+_LARGEST_ENTRY = 1e300
+_OF_LOGARITHMS = 1e-12
 
 
 class ScaledProduct(NamedTuple):
@@ -31,10 +34,12 @@ class ScaledProduct(NamedTuple):
     Attributes:
       factor: c in (0, 1], float64; c A_1, ..., c A_k satisfy the bound.
       multipliers: θ that prove it, float64, of shape (n,).
+      distance: Frobenius norm of the change of all kernels, float64.
     """
 
     factor: tf.Tensor
     multipliers: tf.Tensor
+    distance: tf.Tensor
 
 
 def scale_into_bound(
@@ -51,7 +56,7 @@ def scale_into_bound(
     one optimiser step to the next they stay near the best. Multipliers that
     prove nothing any more are replaced by neutral ones. The result leaves room
     for the rounding errors of storing the kernels. Kernels that are not finite
-    get the factor 1.
+    get the factor 1, and the multipliers stay as they are.
 
     Args:
       kernels: A_1, ..., A_k, see `quadratic_form`, float32 or float64.
@@ -77,13 +82,14 @@ def scale_into_bound(
     kernels = [tf.where(finite, A, tf.zeros_like(A)) for A in kernels]
     sizes = [kernel.shape[0] for kernel in kernels]
     size, count = sizes[-1], len(sizes)
-    norms = [tf.maximum(tf.norm(A), _SMALLEST_NORM) for A in kernels]
-    whole = tf.reduce_prod(norms)
+    norms = [tf.maximum(_norm(A), _SMALLEST_NORM) for A in kernels]
     form = quadratic_form(
         [A / c for A, c in zip(kernels, norms, strict=True)], alpha
     )
     neutral = tf.constant(neutral_multipliers(sizes, alpha))
     carried = rescaled(multipliers, sizes, [1.0 / c for c in norms])
+    valid = tf.reduce_all((carried > _LEAST) & (carried < 1.0 / _LEAST))
+    carried = tf.where(valid, carried, neutral)
     warm = reached_bound(form, carried, size)
     cold = reached_bound(form, neutral, size)
     theta = tf.where(warm <= cold, carried, neutral)
@@ -96,11 +102,26 @@ def scale_into_bound(
     moved = reached_bound(form, tf.where(valid, ahead, theta), size)
     valid &= moved <= (1.0 + _GAP) * reached
     theta = tf.where(valid, ahead, theta)
-    reached = tf.where(valid, moved, reached) * whole
-    room = 4 * (count + 1) * (unit + 1e-13) * whole
-    target = tf.constant(bound, tf.float64)
-    scale = target / (reached + room)
-    factor = tf.where(reached + room > target, scale, 1.0) ** (1.0 / count)
+    reached = tf.where(valid, moved, reached)
+    reached += 4 * (count + 1) * (unit + 1e-13)
+    # Logarithms, because the product of the norms may overflow.
+    logs = [tf.math.log(c) for c in norms]
+    excess = tf.math.log(tf.maximum(reached, _LEAST)) + tf.add_n(logs)
+    excess -= np.log(bound)
+    # Exact to about 1e-13 for numbers of any size.
+    factor = tf.exp(-tf.maximum(excess + _OF_LOGARITHMS, 0.0) / count)
+    factor = tf.where(excess > 0.0, factor, 1.0)
+    scaled = rescaled(theta, sizes, [factor * c for c in norms])
+    kept = finite & tf.reduce_all(tf.math.is_finite(scaled) & (scaled > 0.0))
     return ScaledProduct(
-        factor, rescaled(theta, sizes, [factor * c for c in norms])
+        factor,
+        tf.where(kept, scaled, multipliers),
+        (1.0 - factor) * _norm(tf.stack(norms)),
     )
+
+
+def _norm(tensor):
+    """Frobenius norm, without overflow in between."""
+    peak = tf.reduce_max(tf.abs(tensor))
+    norm = tf.norm(tf.math.divide_no_nan(tensor, peak))
+    return tf.minimum(peak, _LARGEST_ENTRY) * norm

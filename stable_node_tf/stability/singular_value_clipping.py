@@ -15,7 +15,9 @@ from tensorflow.python.ops import control_flow_util
 # largest error seen.
 _ROUNDING = 32
 _LARGEST_RATIO = 1e6
-_MOST_PASSES = 100
+# A pass of products divides the square of the norm by 1.5, less what its bound
+# is too large by: enough for `_LARGEST_RATIO` at any size in use.
+_MOST_PASSES = 200
 _SIGN_STEPS = 10
 _SIGN_THRESHOLD = 8e-4
 # 1 - z/2 + _SQUARE z² - _CUBE z³ <= (1 + z)^(-1/2) for 0 <= z <= 1, and smaller
@@ -89,11 +91,14 @@ def clip_singular_values(matrix, limit) -> ClippedMatrix:
     <= limit, to a relative 1e-3 (3e-4 for norms up to 1.2 limits); it stays
     inside, which leaves room for rounding. A matrix of norm beyond 1e6 times
     the limit is scaled down to that first: it ends inside too, but farther from
-    where it was than necessary.
+    where it was than necessary. Large matrices take several passes; should
+    those not suffice, the Frobenius norm scales the matrix down. A matrix that
+    holds NaN or infinity is returned as it is.
 
     Args:
       matrix: M, of shape (m, n); n <= m costs least. float32 or float64.
-      limit: positive scalar.
+      limit: positive scalar, from `smallest_limit` to the largest number of
+        the dtype.
 
     Returns:
       A `ClippedMatrix`.
@@ -107,6 +112,16 @@ def clip_singular_values(matrix, limit) -> ClippedMatrix:
     if compiled_by_xla():
         return ClippedMatrix(*clip_by_products(matrix, limit)[:2])
     return clip_active_spectrum(active_spectrum(matrix, limit)[1])
+
+
+def smallest_limit(dtype: tf.DType) -> float:
+    """The least limit with room for what underflows: tiny / eps².
+
+    >>> f"{smallest_limit(tf.float32):.1e}"
+    '8.3e-25'
+    """
+    info = np.finfo(dtype.as_numpy_dtype)
+    return float(info.tiny) / float(info.eps) ** 2
 
 
 def compiled_by_xla() -> bool:
@@ -182,13 +197,21 @@ def active_spectrum(matrix, limit) -> tuple[ActiveSpectrum, ActiveSpectrum]:
             tf.TensorShape([]),
             tf.TensorShape([]),
         )
-        return tf.while_loop(
+        last = tf.while_loop(
             lambda spectrum: spectrum.largest > 2.0,
             again,
             start,
             shape_invariants=(shapes,),
             maximum_iterations=_MOST_PASSES,
         )[0]
+        return tf.cond(
+            last.largest > 2.0,
+            lambda: last._replace(
+                matrix=_scaled_inside(last.matrix, limit),
+                eigenvalues=tf.ones_like(last.eigenvalues),  # moves nothing
+            ),
+            lambda: last,
+        )
 
     first, finite = decompose(matrix, clipped=False)
     small = finite & (first.largest <= 2.0)
@@ -215,8 +238,22 @@ def _room(matrix):
 def _within_reach(matrix, limit):
     """Scales down what floating point cannot tell singular values of."""
     peak = tf.reduce_max(tf.abs(matrix))
-    ratio = peak / limit * tf.norm(tf.math.divide_no_nan(matrix, peak))
-    return matrix * tf.minimum(_LARGEST_RATIO / ratio, 1.0)
+    # Entries up to 1, of which no product overflows.
+    shape = tf.math.divide_no_nan(matrix, peak)
+    norm = tf.norm(shape)
+    near = peak / limit * norm <= _LARGEST_RATIO
+    reach = tf.math.divide_no_nan(limit * _LARGEST_RATIO, norm)
+    return tf.where(near | ~tf.math.is_finite(norm), matrix, shape * reach)
+
+
+def _scaled_inside(matrix, limit):
+    """Holds |M|₂ <= |M|_F <= limit, whatever M is, unless it is not finite."""
+    wide = tf.cast(matrix, tf.float64)
+    target = tf.cast(limit * (1 - _room(matrix)), tf.float64)
+    peak = tf.reduce_max(tf.abs(wide))
+    norm = tf.norm(tf.math.divide_no_nan(wide, peak)) * peak
+    factor = tf.minimum(tf.math.divide_no_nan(target, norm), 1.0)
+    return tf.cast(factor * wide, matrix.dtype)
 
 
 def clip_by_products(matrix, limit) -> ClippedByProducts:
@@ -226,12 +263,16 @@ def clip_by_products(matrix, limit) -> ClippedByProducts:
     start = ClippedByProducts(
         _within_reach(matrix, limit), tf.constant(True), nothing, nothing
     )
-    return tf.while_loop(
+    last, done = tf.while_loop(
         lambda clipped, done: tf.logical_not(done),
         lambda clipped, done: _clip_by_products_once(clipped, limit),
         (start, tf.constant(False)),
         maximum_iterations=_MOST_PASSES,
-    )[0]
+    )
+    inside = tf.cond(
+        done, lambda: last.matrix, lambda: _scaled_inside(last.matrix, limit)
+    )
+    return last._replace(matrix=inside)
 
 
 def _clip_by_products_once(clipped, limit):
