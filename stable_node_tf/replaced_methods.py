@@ -28,20 +28,22 @@ def replaced_methods(obj: Any) -> list[str]:
     return sorted(
         name
         for name, value in getattr(obj, "__dict__", {}).items()
-        if callable(method := getattr(type(obj), name, None))
-        and not _is_set_by_keras(obj, name, value, method)
+        if callable(getattr(type(obj), name, None))
+        and not _is_set_by_keras(obj, name, value)
     )
 
 
-def _is_set_by_keras(obj: Any, name: str, value: Any, method: Any) -> bool:
-    """Whether `Layer.__new__` made the value of the method of the class.
+def _is_set_by_keras(obj: Any, name: str, value: Any) -> bool:
+    """Whether `Layer.__new__` made the value of a method of the class.
 
-    The argument `loss` of `Model.compile` shadows a method, too.
+    That of a parent, perhaps: a functional model of a class of one's own gets
+    another one later. The argument `loss` of `Model.compile` shadows a method,
+    too.
     """
     if isinstance(obj, keras.Model) and name == "loss":
         return True
     module = getattr(value, "__globals__", {}).get("__name__")
-    wrapped = getattr(value, "__wrapped__", None)
-    return module == "keras.src.layers.layer" and (
-        getattr(wrapped, "__func__", None) is method
+    method = getattr(getattr(value, "__wrapped__", None), "__func__", None)
+    return module == "keras.src.layers.layer" and any(
+        vars(kind).get(name) is method for kind in type(obj).__mro__
     )

@@ -29,6 +29,19 @@ def test_what_keras_does_by_itself_is_no_replacement():
         assert replaced_methods(solvers.get(name)) == []
 
 
+class OwnTraining(keras.Model):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def test_a_functional_model_of_its_own_class_is_as_its_class_says():
+    image = keras.Input((2,))
+    model = OwnTraining(image, keras.layers.Dense(2)(image))
+    assert replaced_methods(model) == []
+    model.call = lambda x: x
+    assert replaced_methods(model) == ["call"]
+
+
 def shadow(obj, name, value):
     """Past every `__setattr__`."""
     vars(obj)[name] = value
