@@ -48,10 +48,17 @@ from stable_node_tf.stability.slope_interval import (
     SlopeInterval,
     largest_slope_interval,
 )
+from stable_node_tf.stabilize import (
+    ChangedLayer,
+    StabilizationReport,
+    Stabilized,
+    stabilize,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ChangedLayer",
     "CustomActivation",
     "DeepODELayer",
     "Euler",
@@ -68,6 +75,8 @@ __all__ = [
     "SpectralNormConstraint",
     "StabilityMonitor",
     "StabilityReport",
+    "StabilizationReport",
+    "Stabilized",
     "StableODELayer",
     "Witness",
     "WorstCaseLogNorm",
@@ -81,5 +90,6 @@ __all__ = [
     "nearest_stable",
     "ode_classifier",
     "product_log_norm",
+    "stabilize",
     "worst_case_log_norm",
 ]

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from stable_node_tf.deserialisation import rebuilt
 from stable_node_tf.operation_errors import reason
+from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.stability.checks import check_alpha
 
 _PACKAGE = "stable_node_tf"
@@ -21,7 +22,7 @@ _SLOPE_TOLERANCE = 1e-9
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
-class LeakyTanh:
+class LeakyTanh(ReadOnlySettings):
     """`alpha * x + (1 - alpha) * tanh(x)`: smooth, odd, slope in [alpha, 1].
 
     The slope is 1 at the origin and tends to `alpha` at infinity. A call maps
@@ -67,7 +68,7 @@ class LeakyTanh:
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
-class SmoothLeakyReLU:
+class SmoothLeakyReLU(ReadOnlySettings):
     """The smoothed leaky ReLU of the literature, slope in [alpha, 1].
 
     With z >= 0 the solution of tanh'(z) = alpha, it is
@@ -124,7 +125,7 @@ class SmoothLeakyReLU:
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
-class CustomActivation:
+class CustomActivation(ReadOnlySettings):
     """A function of one's own together with its slope bound `alpha`.
 
     At construction the slope is evaluated in float64, by automatic
@@ -226,22 +227,44 @@ def get(identifier: str | dict[str, Any] | Activation) -> Activation:
     activation: Any = identifier
     if isinstance(identifier, str):
         if identifier not in _BY_NAME:
-            raise ValueError(
-                "`activation` must be one of "
-                f"{', '.join(map(repr, _BY_NAME))}, or an activation object. "
-                f"Received: activation={identifier!r}"
-            )
+            raise ValueError(_refusal(identifier, _keras_function(identifier)))
         return _BY_NAME[identifier]()
     if isinstance(identifier, dict):
         activation = rebuilt("activation", identifier)
     if type(activation) not in get_args(Activation):
-        raise TypeError(
-            "`activation` must be LeakyTanh, SmoothLeakyReLU, "
-            "CustomActivation(function, alpha), the configuration of one, or "
-            f"one of the names {', '.join(map(repr, _BY_NAME))}. "
-            f"Received: activation={identifier!r}"
-        )
+        raise TypeError(_refusal(identifier, activation))
     return activation
+
+
+def _keras_function(name: str) -> Any:
+    """Keras's activation of that name, or None."""
+    try:
+        return keras.activations.get(name)
+    except ValueError:
+        return None
+
+
+def _refusal(identifier: Any, function: Any) -> str:
+    """Says which activations there are, and why this is none of them."""
+    said = (
+        "`activation` must be 'leaky_tanh' or LeakyTanh(alpha), "
+        "'smooth_leaky_relu' or SmoothLeakyReLU(alpha), or "
+        "CustomActivation(function, alpha) of a function whose slopes stay in "
+        f"[alpha, 1], alpha > 0. Received: activation={identifier!r}"
+    )
+    if isinstance(function, get_args(Activation)) or not callable(function):
+        return said
+    try:
+        slopes, _ = _slopes(function, tf.constant(_grid()))
+    except (TypeError, ValueError):  # of what is not elementwise, say
+        return said
+    smallest, largest = float(np.min(slopes)), float(np.max(slopes))
+    said += f", whose slopes go from {smallest:.4g} to {largest:.4g}"
+    if 1e-6 < smallest and largest <= 1.0 + _SLOPE_TOLERANCE:
+        return said + ": wrap it in a CustomActivation"
+    if smallest >= -_SLOPE_TOLERANCE and largest <= 1.0 + _SLOPE_TOLERANCE:
+        return said + ": no alpha > 0 bounds them from below"
+    return said + ": they leave [alpha, 1]"
 
 
 def _grid() -> np.ndarray:
@@ -254,7 +277,22 @@ def _check_slopes(
     function: Callable[[tf.Tensor], tf.Tensor], alpha: float
 ) -> None:
     points = _grid()
-    x = tf.constant(points)
+    slopes, values = _slopes(function, tf.constant(points))
+    _refuse_slopes(points, slopes, alpha, 0.0)
+    steps = np.diff(points)
+    rounding = 8 * np.finfo(np.float64).eps * np.abs(values)
+    _refuse_slopes(
+        (points[1:] + points[:-1]) / 2,
+        np.diff(values) / steps,
+        alpha,
+        (rounding[1:] + rounding[:-1]) / steps,
+    )
+
+
+def _slopes(
+    function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes and values of an elementwise function; refuses any other."""
     with tf.GradientTape() as tape:
         tape.watch(x)
         try:
@@ -276,16 +314,7 @@ def _check_slopes(
             "`function` must be elementwise and differentiable, and keep "
             f"shape and dtype. Received: function={function!r}"
         )
-    _refuse_slopes(points, slopes.numpy(), alpha, 0.0)
-    values = y.numpy()
-    steps = np.diff(points)
-    rounding = 8 * np.finfo(np.float64).eps * np.abs(values)
-    _refuse_slopes(
-        (points[1:] + points[:-1]) / 2,
-        np.diff(values) / steps,
-        alpha,
-        (rounding[1:] + rounding[:-1]) / steps,
-    )
+    return slopes.numpy(), y.numpy()
 
 
 def _refuse_slopes(

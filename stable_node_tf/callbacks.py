@@ -28,17 +28,9 @@ class StabilityMonitor(keras.callbacks.Callback):
     """
 
     def on_train_begin(self, logs=None):
-        """Finds the layers."""
-        self._layers = [
-            layer
-            for layer in self.model._flatten_layers()
-            if isinstance(layer, ODELayer)
-        ]
-        if not self._layers:
-            raise ValueError(
-                "`StabilityMonitor` needs a model with a StableODELayer. "
-                f"Received: model {self.model.name!r} without one"
-            )
+        """Looks for layers, unless the first batch is to build the model."""
+        if self.model.built:
+            self._layers()
 
     def on_epoch_begin(self, epoch, logs=None):
         """Notes how far the constraints have moved the kernels."""
@@ -46,26 +38,27 @@ class StabilityMonitor(keras.callbacks.Callback):
             # Callbacks that come later have left their averages in place.
             self._assert_constraints()
         self._first_step = self._value(self.model.optimizer.iterations)
-        self._perturbations = [
-            self._total_perturbation(layer)
-            for layer in self._layers
-            if layer.delta_bar is not None
-        ]
+        self._perturbations = {
+            id(layer): self._value(layer.total_perturbation)
+            for layer in (self._layers() if self.model.built else [])
+            if layer.delta_bar is not None and layer.built
+        }
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds the bounds and the perturbations to `logs`."""
         logs = {} if logs is None else logs
         iterations = self._value(self.model.optimizer.iterations)
         steps = max(iterations - self._first_step, 1)
-        before = iter(self._perturbations)
         self._assert_constraints()
-        for layer in self._layers:
-            prefix = f"{layer.name}/" if len(self._layers) > 1 else ""
+        layers = [layer for layer in self._layers() if layer.built]
+        for layer in layers:
+            prefix = f"{layer.name}/" if len(layers) > 1 else ""
             lower, upper = layer.delta_bounds(starts=32)
             logs[f"{prefix}delta_lower"] = lower
             logs[f"{prefix}delta_upper"] = upper
             if layer.delta_bar is not None:
-                moved = self._total_perturbation(layer) - next(before)
+                moved = self._value(layer.total_perturbation)
+                moved -= self._perturbations.get(id(layer), 0.0)
                 logs[f"{prefix}perturbation"] = moved / steps
         self._constrain_averages()
 
@@ -77,10 +70,25 @@ class StabilityMonitor(keras.callbacks.Callback):
                     variable.assign(variable.constraint(variable))
         self._assert_constraints()
 
+    def _layers(self):
+        """The layers to watch; those without weights take no part so far."""
+        layers = [
+            layer
+            for layer in self.model._flatten_layers()
+            if isinstance(layer, ODELayer)
+        ]
+        if not layers:
+            raise ValueError(
+                "`StabilityMonitor` needs a model with a StableODELayer. "
+                f"Received: model {self.model.name!r} without one"
+            )
+        return layers
+
     def _assert_constraints(self):
-        for layer in self._layers:
+        for layer in self._layers():
             try:
-                layer.assert_constraints()
+                if layer.built:
+                    layer.assert_constraints()
             except ValueError as error:
                 if not self._averages():
                     raise
@@ -116,9 +124,6 @@ class StabilityMonitor(keras.callbacks.Callback):
                 )
             elif constraint is not None:
                 average.assign(constraint(average))
-
-    def _total_perturbation(self, layer):
-        return self._value(layer.total_perturbation) if layer.built else 0.0
 
     @staticmethod
     def _value(variable):

@@ -9,9 +9,16 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf import activations, solvers
+from stable_node_tf.binary_logits import class_logits
 from stable_node_tf.deep_ode import DeepODELayer
 from stable_node_tf.layers import StableODELayer
+from stable_node_tf.model_graph import (
+    Step,
+    model_graph,
+    single_tensor_function,
+)
 from stable_node_tf.piecewise_ode import PiecewiseODELayer
+from stable_node_tf.replaced_methods import replaced_methods
 from stable_node_tf.stability.certificates import (
     network_lipschitz,
     spectral_norm_bound,
@@ -24,10 +31,15 @@ from stable_node_tf.stability.forward_rounding import (
     after_euler,
     pair_errors,
 )
-from stable_node_tf.stability.radius import certified_radius, pair_distances
+from stable_node_tf.stability.radius import (
+    UNLIMITED,
+    certified_radius,
+    pair_distances,
+)
 
 # Types are compared, not instances: a subclass may compute anything.
 _PASS_THROUGH = (
+    keras.layers.InputLayer,
     keras.layers.Flatten,
     keras.layers.Reshape,
     keras.layers.Dropout,
@@ -52,7 +64,8 @@ class Certifier(NamedTuple):
 
     Attributes:
       pair_lipschitz: Lipschitz constants of logit_i - logit_j in the 2-norm of
-        the image, float64, of shape (K, K).
+        the image, float64, of shape (K, K). Of a network with a single logit z
+        they are those of the two logits (0, z).
       offset: e, of shape (K, K): the computed difference of two logits is off
         by at most e + f |x|₂.
       slope: f, of shape (K, K).
@@ -69,17 +82,27 @@ class Certifier(NamedTuple):
 
         Args:
           images: of shape (n, ...).
-          logits: of shape (n, K).
+          logits: of shape (n, K), or (n, 1) for two classes.
 
         Returns:
-          ℓ2 radii, float64, of shape (n,), see `certified_radius`.
+          ℓ2 radii, float64, of shape (n,), infinite where no image whatever
+          has another class.
         """
+        radii = self.limited(images, logits)
+        return tf.where(radii == UNLIMITED, 2.0 * radii, radii)
+
+    def limited(self, images: Any, logits: Any) -> tf.Tensor:
+        """As the call, but `stability.radius.UNLIMITED` for infinity."""
         flat = tf.reshape(
             tf.cast(images, tf.float64), [tf.shape(images)[0], -1]
         )
         norms = tf.norm(flat, axis=-1) * (1 + 1e-10)
         return certified_radius(
-            logits, self.pair_lipschitz, norms, self.offset, self.slope
+            class_logits(logits),
+            self.pair_lipschitz,
+            norms,
+            self.offset,
+            self.slope,
         )
 
 
@@ -113,13 +136,18 @@ def certifier(model: keras.Model) -> Certifier:
     for what that assumes. Elsewhere, and in float32 where TensorFlow may round
     to TF32 on a GPU, `holds_for` says "real arithmetic".
 
+    A single logit z stands for two classes: 1 where z > 0, and 0 elsewhere.
+
     Args:
-      model: a functional or sequential model, one layer after the other, out
-        of `Flatten`, `Reshape`, `Dropout`, `Dense` without activation,
-        `StableODELayer`, `DeepODELayer` and `PiecewiseODELayer`, a `Dense`
-        layer at the end; none of them quantised or of a subclass.
+      model: a functional or sequential model with one input and one output, one
+        layer after the other, out of `Flatten`, `Reshape`, `Dropout`, `Dense`
+        without activation, `StableODELayer`, `DeepODELayer`,
+        `PiecewiseODELayer` and models of such layers, a `Dense` layer at the
+        end; none of them quantised, of a subclass, with a replaced method or
+        called with `training=True`.
 
     Raises:
+      TypeError: if it is not a Keras model.
       ValueError: naming the layer, if the model is not such a chain or no
         Lipschitz constant is known for what a solver computes.
 
@@ -140,6 +168,8 @@ def certifier(model: keras.Model) -> Certifier:
             state = after_dense(state, kernel, bias, unit, positions)
         factors.append(bound)
     kernel, bias = _affine(links[-1].layer)
+    if len(bias) == 1:
+        kernel, bias = np.pad(kernel, ((0, 0), (1, 0))), np.pad(bias, (1, 0))
     before = network_lipschitz(*factors)
     offset, slope = pair_errors(state, kernel, bias, unit)
     apart = pair_distances(kernel)
@@ -164,11 +194,13 @@ def certified_radii(
       batch_size: images per call of the model.
 
     Returns:
-      Classes, int64, of shape (n,); radii, float64, of shape (n,).
+      Classes, int64, of shape (n,); radii, float64, of shape (n,), infinite
+      where no image whatever has another class.
 
     Raises:
-      TypeError: if `batch_size` is not an integer.
-      ValueError: as `certifier`, or if it is below 1 or an image is not finite.
+      TypeError: as `certifier`, or if `batch_size` is not an integer.
+      ValueError: as `certifier`, or if it is below 1, an image is not finite,
+        or the model takes integers and an image has other numbers.
 
     >>> from stable_node_tf import ode_classifier
     >>> model = ode_classifier(width=8, delta_bar=0.0)
@@ -182,21 +214,36 @@ def certified_radii(
 def _radii(
     model: keras.Model, certify: Certifier, images: Any, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    network = single_tensor_function(model)
+
     @tf.function(autograph=False)
     def answer(batch):
-        logits = model(batch, training=False)
-        return tf.argmax(logits, -1), certify(batch, logits)
+        logits = network(batch)
+        classes = tf.argmax(class_logits(logits), -1)
+        return classes, certify.limited(batch, logits)
 
     batch_size = check_count(batch_size, "batch_size")
-    images = np.asarray(images, model.inputs[0].dtype)
-    if not np.isfinite(images).all():
-        raise ValueError("`images` must be finite. Received: NaN or infinity")
+    images = _as_input(images, model.inputs[0].dtype)
     answers = [
         answer(images[start : start + batch_size])
         for start in range(0, max(len(images), 1), batch_size)
     ]
-    labels, radii = zip(*answers, strict=True)
-    return np.concatenate(labels), np.concatenate(radii)
+    labels, radii = map(np.concatenate, zip(*answers, strict=True))
+    return labels, np.where(radii == UNLIMITED, np.inf, radii)
+
+
+def _as_input(images: Any, dtype: str) -> np.ndarray:
+    received = np.asarray(images)
+    if not np.isfinite(received).all():
+        raise ValueError("`images` must be finite. Received: NaN or infinity")
+    wanted = tf.as_dtype(dtype)
+    images = received.astype(wanted.as_numpy_dtype)
+    if not wanted.is_floating and np.any(images != received):
+        raise ValueError(
+            f"`images` must be numbers of {dtype}, the dtype of the model's "
+            f"input. Received: images of {received.dtype} with others"
+        )
+    return images
 
 
 def certified_accuracy(
@@ -220,8 +267,8 @@ def certified_accuracy(
 
     Raises:
       TypeError, ValueError: as `certified_radii`, or if there are no images, a
-        radius is negative or not finite, or the labels are not one integer for
-        each image.
+        radius is negative or not finite, or the labels are not the number of
+        one class for each image.
 
     >>> from stable_node_tf import ode_classifier
     >>> model = ode_classifier(width=8, delta_bar=0.0)
@@ -246,6 +293,12 @@ def certified_accuracy(
             f"labels of shape {labels.shape} and dtype {labels.dtype}"
         )
     certify = certifier(model)
+    classes = len(certify.pair_lipschitz)
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"`labels` must be in [0, {classes - 1}]: the model has {classes} "
+            f"classes. Received: labels from {labels.min()} to {labels.max()}"
+        )
     predicted, proven = _radii(model, certify, images, batch_size)
     correct = predicted == labels
     # "Within" includes the sphere, on which nothing is proven.
@@ -261,46 +314,31 @@ def certified_accuracy(
 
 def _chain(model: keras.Model) -> tuple[list[_Link], set[str]]:
     """What matters of a model, in order, the read-out last, and all dtypes."""
-    tensors = (getattr(model, "inputs", None) or []) + (
-        getattr(model, "outputs", None) or []
-    )
-    if len(tensors) != 2:
-        raise ValueError(
-            "A certified model must have one input and one output. "
-            f"Received: model {getattr(model, 'name', model)!r}"
-        )
-    if not type(model).call.__module__.startswith("keras."):
-        raise ValueError(
-            "A certified model must compute what its graph of layers says. "
-            f"Received: model {model.name!r} of type {type(model).__name__}, "
-            "which has a `call` of its own"
-        )
-    links, tensor = [], model.outputs[0]
-    dtypes = {model.inputs[0].dtype}
-    while True:
-        layer, node, _ = tensor._keras_history
-        if isinstance(layer, keras.layers.InputLayer):
-            break
-        inputs = layer._inbound_nodes[node].input_tensors
-        if len(inputs) != 1:
-            raise ValueError(
-                "A certified model must be a chain of layers. Received: layer "
-                f"{layer.name!r} with several inputs"
-            )
-        [tensor] = inputs
+    graph = model_graph(model)
+    parts, current = [], 0
+    dtypes = {graph.tensors[0].dtype}
+    for step in graph.steps:
+        _check_follows(step, current)
+        layer, tensor = step.operation, graph.tensors[current]
+        [current] = step.outputs
         dtypes |= {layer.compute_dtype, layer.variable_dtype}
         if type(layer) in _PASS_THROUGH:
             continue
         piecewise = type(layer) is PiecewiseODELayer
-        for part in reversed(layer.pieces if piecewise else [layer]):
-            _check_known(part)
-            links.append(_Link(part, _positions(part, tensor)))
-    links.reverse()
-    shape = model.outputs[0].shape
+        parts += [(p, tensor) for p in (layer.pieces if piecewise else [layer])]
+    if current != graph.output:
+        raise ValueError(
+            "A certified model must be a chain of layers. Received: model "
+            f"{model.name!r}, whose last layer does not make its output"
+        )
+    for part, _ in reversed(parts):
+        _check_known(part)
+    links = [_Link(part, _positions(part, tensor)) for part, tensor in parts]
+    shape = graph.tensors[graph.output].shape
     if (
         not links
         or type(links[-1].layer) is not keras.layers.Dense
-        or shape != (None, links[-1].layer.units)
+        or shape[1:] != (links[-1].layer.units,)
     ):
         raise ValueError(
             "A certified model must end with a Dense layer, whose answers have "
@@ -308,6 +346,35 @@ def _chain(model: keras.Model) -> tuple[list[_Link], set[str]]:
             f"Received: model {model.name!r}, answers of shape {shape}"
         )
     return links, dtypes
+
+
+def _check_follows(step: Step, before: int) -> None:
+    """Raises unless it is a layer, applied to the tensor before as usual."""
+    layer = step.operation
+    if not isinstance(layer, keras.Layer):
+        raise ValueError(
+            f"No Lipschitz constant is known for {step.name}. Expected: layers "
+            "only"
+        )
+    if step.inputs != (before,) or len(step.outputs) != 1:
+        raise ValueError(
+            "A certified model must be a chain of layers. Received: "
+            f"{step.name}, which is not applied to the layer before alone"
+        )
+    if step.options:
+        raise ValueError(
+            "A certified model must apply its layers in inference mode, to one "
+            f"tensor. Received: {step.name}, called with "
+            + ", ".join(f"{k}={v!r}" for k, v in step.options.items())
+        )
+    if isinstance(layer, keras.layers.InputLayer) and (
+        not tf.as_dtype(layer.dtype).is_floating
+    ):
+        raise ValueError(
+            f"A certified model must not round. Received: {step.name}, which "
+            f"casts to {layer.dtype}"
+        )
+    _refuse_replaced(layer, step.name)
 
 
 def _check_known(layer: keras.layers.Layer) -> None:
@@ -319,9 +386,33 @@ def _check_known(layer: keras.layers.Layer) -> None:
     if not dense and type(layer) not in _NEURAL_ODES:
         raise ValueError(
             "No Lipschitz constant is known for layer "
-            f"{layer.name!r} of type {type(layer).__name__}. Expected: "
+            f"{layer.name!r} of type {type(layer).__name__}"
+            f"{_with_activation(layer)}. Expected: "
             "Dense without activation or quantisation, or a neural ODE of this "
             "package"
+        )
+    _refuse_replaced(layer, f"layer {layer.name!r}")
+    if not dense:
+        _refuse_replaced(layer.solver, f"the solver of layer {layer.name!r}")
+        _refuse_replaced(
+            layer.activation, f"the activation of layer {layer.name!r}"
+        )
+
+
+def _with_activation(layer: keras.layers.Layer) -> str:
+    activation = getattr(layer, "activation", None)
+    if activation in (None, keras.activations.linear):
+        return ""
+    name = getattr(activation, "__name__", type(activation).__name__)
+    return f" with activation {name}"
+
+
+def _refuse_replaced(part: Any, name: str) -> None:
+    replaced = replaced_methods(part)
+    if replaced:
+        raise ValueError(
+            "A certified model must compute what the types of its parts say. "
+            f"Received: {name}, whose `{replaced[0]}` was replaced"
         )
 
 
@@ -338,11 +429,9 @@ def _positions(layer: keras.layers.Layer, tensor: Any) -> int:
 def _unit_roundoff(links: list[_Link], dtypes: set[str]) -> float:
     """U of the arithmetic, or 0 where its rounding is not bounded here."""
     known = all(
-        isinstance(layer.solver, solvers.Euler)
-        and isinstance(
-            layer.activation,
-            activations.LeakyTanh | activations.SmoothLeakyReLU,
-        )
+        type(layer.solver) is solvers.Euler
+        and type(layer.activation)
+        in (activations.LeakyTanh, activations.SmoothLeakyReLU)
         for layer, _ in links
         if isinstance(layer, _NEURAL_ODES)
     )

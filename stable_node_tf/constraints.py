@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.stability.certificate_search import (
     LARGEST_ALPHA,
     minimise_certificate,
@@ -40,7 +41,7 @@ _LARGEST_NORM = 1e140
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
-class LogNormConstraint(keras.constraints.Constraint):
+class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
     """Keeps the worst-case logarithmic norm of a square matrix below δ̄.
 
     Called with A it returns A + Δ with a certificate T such that
@@ -191,7 +192,7 @@ class LogNormConstraint(keras.constraints.Constraint):
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
-class SpectralNormConstraint(keras.constraints.Constraint):
+class SpectralNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
     """Keeps the spectral norm of a kernel below a budget.
 
     Clips singular values, that is, returns the nearest kernel in the Frobenius

@@ -24,7 +24,7 @@ from stable_node_tf.stability.product_scaling import scale_into_bound
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
-class DeepODELayer(ODELayer):
+class DeepODELayer(ODELayer, settings=("kernels", "biases")):
     """Maps u(0) to u(T) where u' = σ(A_k σ(⋯ σ(A_1 u + b_1) ⋯) + b_k) - cu.
 
     Input and output have shape (batch, d). The flow has Lipschitz constant at
@@ -49,6 +49,8 @@ class DeepODELayer(ODELayer):
       kernel_initializer: Keras initialiser of the A_i, before they are scaled.
       bias_initializer: Keras initialiser of the b_i.
       **kwargs: of `keras.layers.Layer`, `name` and `dtype` for example.
+
+    All of them are read-only afterwards, see `StableODELayer`.
 
     Raises:
       TypeError: if an argument that is a number is not, or a width no integer.
@@ -95,22 +97,13 @@ class DeepODELayer(ODELayer):
                 "`widths` must name at least one inner layer; StableODELayer "
                 f"has none. Received: widths={widths!r}"
             )
-        self.damping = damping
+        self.damping = check_not_negative(damping, "damping")
         if self.delta_bar is not None and self.delta_bar + self.damping <= 0.0:
             raise ValueError(
                 "`delta_bar` must be above -damping: kernels are scaled, "
                 "which makes none contract. Raise `damping`. Received: "
                 f"delta_bar={delta_bar}, damping={damping}"
             )
-
-    @property
-    def damping(self) -> float:
-        """Coefficient c >= 0; bounds are of the one that is set."""
-        return self._damping
-
-    @damping.setter
-    def damping(self, value: float) -> None:
-        self._damping = check_not_negative(value, "damping")
 
     @property
     def _field(self):
@@ -129,7 +122,7 @@ class DeepODELayer(ODELayer):
         start = _ScaledStart(
             self.kernel_initializer, constraint, shapes, self.variable_dtype
         )
-        self.kernels = [
+        self.kernels = tuple(
             self.add_weight(
                 name=f"kernel_{index + 1}",
                 shape=shape,
@@ -138,8 +131,8 @@ class DeepODELayer(ODELayer):
                 autocast=False,
             )
             for index, shape in enumerate(shapes)
-        ]
-        self.biases = [
+        )
+        self.biases = tuple(
             self.add_weight(
                 name=f"bias_{index + 1}",
                 shape=shape[:1],
@@ -147,7 +140,7 @@ class DeepODELayer(ODELayer):
                 autocast=False,
             )
             for index, shape in enumerate(shapes)
-        ]
+        )
         if constraint is not None:
             self.certificate = self._add_state(
                 "certificate", (sum(heights),), start.certificate
@@ -159,6 +152,28 @@ class DeepODELayer(ODELayer):
 
     def _constants(self):
         return DeepField.constants(self.kernels, self.biases)
+
+    def _assign_nearest(self, source: "DeepODELayer") -> None:
+        """Takes the weights of another layer, kernels scaled if need be."""
+        for mine, other in (
+            *zip(self.kernels, source.kernels, strict=True),
+            *zip(self.biases, source.biases, strict=True),
+        ):
+            mine.assign(other)
+        if self.delta_bar is None:
+            return
+        if source.delta_bar is not None:
+            self.certificate.assign(source.certificate)
+            upper = self._certified_upper(self._kernel_values())
+            if upper <= self.delta_bar + self.damping:
+                return
+        kernels, certificate = _scaled(
+            [keras.ops.convert_to_numpy(kernel) for kernel in self.kernels],
+            self.kernels[-1].constraint,
+        )
+        for mine, kernel in zip(self.kernels, kernels, strict=True):
+            mine.assign(kernel)
+        self.certificate.assign(certificate)
 
     def delta_bounds(self, **kwargs) -> tuple[float, float]:
         """Bounds δ from below and above.
@@ -181,6 +196,7 @@ class DeepODELayer(ODELayer):
         Args:
           delta: an upper bound of δ, if one is known already.
         """
+        self._check_computes(self.activation, self.solver)
         kernels = self._kernel_values()
         if delta is None and self.delta_bar is not None:
             delta = self._damped(self._certified_upper(kernels))
@@ -263,28 +279,34 @@ class _ScaledStart:
     def _draw(self):
         if self._drawn is None:
             with tf.init_scope():
-                self._drawn = self._scaled()
+                kernels = [
+                    keras.ops.convert_to_numpy(
+                        _reseeded(self._initializer, index)(
+                            shape, dtype=self._dtype
+                        )
+                    )
+                    for index, shape in enumerate(self._shapes)
+                ]
+                self._drawn = (
+                    (kernels, None)
+                    if self._constraint is None
+                    else _scaled(kernels, self._constraint)
+                )
         return self._drawn
 
-    def _scaled(self):
-        kernels = [
-            keras.ops.convert_to_numpy(
-                _reseeded(self._initializer, index)(shape, dtype=self._dtype)
-            )
-            for index, shape in enumerate(self._shapes)
-        ]
-        if self._constraint is None:
-            return kernels, None
-        bound, alpha = self._constraint.bound, self._constraint.alpha
-        best = product_log_norm(kernels, alpha, starts=1).multipliers
-        scaled = scale_into_bound(
-            [tf.constant(kernel) for kernel in kernels],
-            tf.constant(best),
-            bound,
-            alpha,
-        )
-        factor = scaled.factor.numpy().astype(kernels[0].dtype)
-        return [factor * A for A in kernels], scaled.multipliers.numpy()
+
+def _scaled(kernels, constraint):
+    """Kernels that satisfy the constraint, with the θ that prove it."""
+    bound, alpha = constraint.bound, constraint.alpha
+    best = product_log_norm(kernels, alpha, starts=1).multipliers
+    scaled = scale_into_bound(
+        [tf.constant(kernel) for kernel in kernels],
+        tf.constant(best),
+        bound,
+        alpha,
+    )
+    factor = scaled.factor.numpy().astype(kernels[0].dtype)
+    return [factor * A for A in kernels], scaled.multipliers.numpy()
 
 
 def _reseeded(initializer, index):

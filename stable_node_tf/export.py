@@ -4,6 +4,7 @@ import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,20 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from stable_node_tf import checksums, signatures, warm_up
 from stable_node_tf.certification import Certifier, certifier
+from stable_node_tf.model_ends import changed_pixels, probabilities
+from stable_node_tf.model_graph import (
+    Graph,
+    check_one_input_one_output,
+    model_graph,
+    single_tensor_function,
+)
 from stable_node_tf.operation_errors import reason
 from stable_node_tf.signatures import MAX_BATCH_SIZE
 
 SIGNATURE = signatures.DEFAULT
 CERTIFY_SIGNATURE = signatures.CERTIFY
 _OUTPUTS = signatures.OUTPUTS
+_COPIES = ("Cast", "ExpandDims", "Identity", "Reshape", "Squeeze")
 _PYTHON_OPS = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
 
 
@@ -68,11 +77,15 @@ class ExportedModel:
 
         Returns:
             `logits` and `probabilities`, floats (batch, classes), and
-            `label`, int64 (batch,), the class with the largest logit.
+            `label`, int64 (batch,), the class with the largest logit. A model
+            with a single logit z has `logits` (batch, 1), `probabilities`
+            (batch, 2), of which the second is sigmoid(z), and label 1 where
+            z > 0, 0 elsewhere.
 
         Raises:
             ValueError: if the images do not have the shape of the input, or are
-                refused by the signature, see `stable_node_tf.signatures`.
+                refused by the signature, see `stable_node_tf.signatures`, or
+                the input is of integers and the images are not.
         """
         answers = self._answers(images)
         return {name: answers[name].numpy() for name in _OUTPUTS}
@@ -105,10 +118,16 @@ class ExportedModel:
     def _answers(self, images: Any, signature: Any = None) -> dict[str, Any]:
         spec = self.input_spec
         try:
-            images = tf.cast(images, spec.dtype)
+            images, received = tf.cast(images, spec.dtype), images
+            if spec.dtype.is_integer:
+                # Fractions would be cut off, and all of [0, 1) be 0.
+                tf.debugging.assert_equal(
+                    tf.cast(images, tf.float64), tf.cast(received, tf.float64)
+                )
         except (TypeError, ValueError, tf.errors.OpError) as error:
             raise ValueError(
-                f"{self.input_name} must be an array of numbers. "
+                f"{self.input_name} must be an array of numbers that "
+                f"{spec.dtype.name} can hold. "
                 f"Received: {_first_line(error)}"
             ) from error
         if not spec.shape.is_compatible_with(images.shape):
@@ -131,7 +150,7 @@ def export(
     model: keras.Model,
     directory: str | Path,
     *,
-    pixels: bool = True,
+    pixels: bool | tuple[float, float] | None = None,
     max_batch_size: int = MAX_BATCH_SIZE,
 ) -> Path:
     """Writes a classifier as a SavedModel under `directory`/1.
@@ -158,11 +177,16 @@ def export(
 
     Args:
         model: a functional or sequential model with one input and one output,
-            the logits (batch, classes).
+            the logits (batch, classes), or one logit (batch, 1) for two
+            classes; no layer is called with `training=True`.
         directory: created where needed, with its parents.
-        pixels: whether the model, if its input is (height, width, channels),
-            takes pixels in [0, 1], as those of this package do. False leaves
-            the signatures for bytes and PNG files out.
+        pixels: the numbers that the bytes 0 and 255 stand for in the input of
+            the model: `True` or (0, 1) for pixels in [0, 1], as models of this
+            package take them; (0, 255) for a model that divides by 255 itself;
+            (-1, 1). `False` leaves the signatures for bytes and PNG files out.
+            By default they are (0, 1), unless the model begins with something
+            that may scale pixels, such as `Rescaling` or `x / 255`: then they
+            are left out, and a warning says so.
         max_batch_size: the most images that are answered in one call.
 
     Returns:
@@ -173,8 +197,9 @@ def export(
         ValueError: if the model has not one input and one output, its input
             is not of numbers, its output is not (batch, classes), its graph
             calls into Python (such a model cannot be served), its logits are
-            NaN, a layer violates its constraints, or `max_batch_size` is
-            below 1.
+            NaN, it ends in a softmax or sigmoid, a layer is called with
+            `training=True` or violates its constraints, `pixels` is none of
+            the above, or `max_batch_size` is below 1.
         NotADirectoryError: if `directory` is a file.
 
     Example:
@@ -185,6 +210,11 @@ def export(
         '1'
     """
     spec = _input_spec(model)
+    graph = _readable_graph(model)
+    if graph is not None:
+        _refuse_training_mode(graph)
+        _refuse_probabilities(probabilities(graph))
+    pixel_range = _pixel_range(pixels, model, graph, spec)
     for layer in model._flatten_layers(include_self=False):
         if hasattr(layer, "assert_constraints"):
             layer.assert_constraints()
@@ -200,7 +230,7 @@ def export(
         prefix=".exporting-", dir=parent, ignore_cleanup_errors=True
     ) as scratch:
         complete = Path(scratch) / "complete"
-        _write(model, spec, complete, pixels, max_batch_size)
+        _write(model, spec, complete, pixel_range, max_batch_size)
         _refuse_python_ops(complete)
         _replace(target, complete, Path(scratch) / "replaced")
     _remove_leftovers(parent)
@@ -283,24 +313,13 @@ def load(directory: str | Path) -> ExportedModel:
 
 
 def _input_spec(model: keras.Model) -> tf.TensorSpec:
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"model must be a keras.Model. Received: {type(model).__name__}"
-        )
-    inputs = getattr(model, "inputs", None) or []
-    outputs = getattr(model, "outputs", None) or []
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ValueError(
-            "model must be a functional or sequential model, built, with one "
-            f"input and one output. Received: {len(inputs)} inputs and "
-            f"{len(outputs)} outputs in model {model.name}"
-        )
-    if len(outputs[0].shape) != 2:
+    check_one_input_one_output(model)
+    [output], [image] = model.outputs, model.inputs
+    if len(output.shape) != 2:
         raise ValueError(
             "model must return logits of shape (batch, classes). "
-            f"Received: output shape {outputs[0].shape}"
+            f"Received: output shape {output.shape}"
         )
-    image = inputs[0]
     dtype = tf.as_dtype(image.dtype)
     if not (dtype.is_floating or dtype.is_integer):
         raise ValueError(
@@ -317,14 +336,14 @@ def _write(
     model: keras.Model,
     spec: tf.TensorSpec,
     path: Path,
-    pixels: bool,
+    pixel_range: tuple[float, float] | None,
     max_batch_size: int,
 ) -> None:
     served = signatures.signatures(
-        lambda images: model(images, training=False),
+        _logits_of(model),
         spec,
         certifier=_certifier(model),
-        pixels=pixels,
+        pixels=pixel_range or False,
         max_batch_size=max_batch_size,
     )
     _refuse_unanswered(served[SIGNATURE])
@@ -346,17 +365,102 @@ def _write(
     checksums.write(path)
 
 
+def _logits_of(model: keras.Model) -> Callable[[Any], Any]:
+    """The model, whose answers are checked when it is traced."""
+    network = single_tensor_function(model)
+
+    def logits_of(images: Any) -> Any:
+        logits = network(images)
+        if logits.shape.rank != 2 or not logits.dtype.is_floating:
+            raise ValueError(
+                "model must return logits of shape (batch, classes). "
+                f"Received: {logits.dtype.name} of shape {logits.shape}"
+            )
+        if tf.is_symbolic_tensor(logits):
+            _refuse_probabilities(_probability_operation(logits.op))
+        return logits
+
+    return logits_of
+
+
+def _probability_operation(operation: tf.Operation) -> str | None:
+    """Names the last operation if it is one that makes probabilities.
+
+    Unlike `model_ends.probabilities` it sees into any layer, and names none.
+    """
+    while operation.type in _COPIES:
+        operation = operation.inputs[0].op
+    found = operation.type in ("Softmax", "Sigmoid")
+    return f"operation {operation.type}" if found else None
+
+
+def _readable_graph(model: keras.Model) -> Graph | None:
+    try:
+        return model_graph(model)
+    except ValueError:
+        return None
+
+
+def _refuse_training_mode(graph: Graph) -> None:
+    for step in graph.steps:
+        if step.trains:
+            raise ValueError(
+                "model must answer one image alone, and always alike. "
+                f"Received: {step.name}, called with training=True"
+            )
+
+
+def _refuse_probabilities(culprit: str | None) -> None:
+    if culprit:
+        raise ValueError(
+            "model must return logits, not probabilities, to which softmax "
+            f"would be applied again. Received: {culprit}, at the end. Export "
+            "keras.Model(model.inputs, layer.input) without a layer of that "
+            "kind; of a Dense layer, set `activation` to "
+            "keras.activations.linear"
+        )
+
+
+def _pixel_range(
+    pixels: Any, model: keras.Model, graph: Graph | None, spec: tf.TensorSpec
+) -> tuple[float, float] | None:
+    """What bytes 0 and 255 stand for, or None if no bytes are taken."""
+    if pixels is None:
+        if not signatures.is_image(spec):
+            return None
+        culprit = (
+            f"model {model.name!r}, which does not say what it computes,"
+            if graph is None
+            else changed_pixels(graph)
+        )
+        if culprit:
+            warnings.warn(
+                "The SavedModel takes neither bytes nor PNG files: "
+                f"{culprit} may scale pixels. Give the numbers that the bytes "
+                "0 and 255 stand for, `pixels=(0, 255)` if the model divides "
+                "by 255 itself, or `pixels=False`.",
+                stacklevel=3,
+            )
+            return None
+        pixels = True
+    return signatures.pixel_range(pixels)
+
+
 def _refuse_unanswered(signature: signatures.Signature) -> None:
     """A server would not load a model that fails on a warm-up request."""
     if signature.example is None:
         return
     try:
-        signature.function(tf.constant(signature.example))
+        answers = signature.function(tf.constant(signature.example))
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(
-            "model must answer images in [0, 1] with numbers. Received for one "
-            f"that rises evenly from 0 to 1: {reason(error)}"
+            "model must answer an image with numbers. Received for one that "
+            f"rises evenly: {reason(error)}"
         ) from error
+    logits = answers["logits"].numpy().astype(np.float64)
+    total = logits.sum()
+    if logits.size > 1 and logits.min() >= 0 and abs(total - 1.0) < 1e-5:
+        _refuse_probabilities(f"numbers that sum to {total:.6f}")
 
 
 def _certifier(model: keras.Model) -> Certifier | None:

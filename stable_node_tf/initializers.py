@@ -4,11 +4,12 @@ from typing import Any
 
 import keras
 
+from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.stability.checks import check_not_negative
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
-class SkewSymmetric(keras.initializers.Initializer):
+class SkewSymmetric(ReadOnlySettings, keras.initializers.Initializer):
     """Draws a skew-symmetric matrix of a given spectral norm, damped or not.
 
     The flow of u' = Au with skew-symmetric A is a rotation: it mixes the
@@ -43,6 +44,7 @@ class SkewSymmetric(keras.initializers.Initializer):
                 "`seed` must be an integer, a keras.random.SeedGenerator or "
                 f"None. Received: seed={seed!r}"
             ) from error
+        self.seed = self._normal.seed
 
     def __call__(self, shape, dtype=None):
         """Returns a tensor of shape (d, d); refuses other shapes."""

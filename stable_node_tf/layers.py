@@ -21,7 +21,7 @@ from stable_node_tf.stability.nearest import nearest_stable
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
-class StableODELayer(ODELayer):
+class StableODELayer(ODELayer, settings=("kernel", "bias")):
     """Maps u(0) to u(T) where u'(t) = σ(A u(t) + b).
 
     Input and output have shape (batch, d). The kernel is A itself: for rows,
@@ -45,6 +45,9 @@ class StableODELayer(ODELayer):
       discrete: whether δ̄ bounds δ_h >= δ, h being the step of explicit Euler,
         see `euler_log_norm`. exp(δ̄T) then bounds the block as it runs too.
       **kwargs: of `keras.layers.Layer`, `name` and `dtype` for example.
+
+    All of them are read-only afterwards, as settings of the layer; for others
+    make a new layer from `get_config()`, see `CertifiedLayer`.
 
     Raises:
       TypeError: if `delta_bar` or `terminal_time` is not a real number.
@@ -80,10 +83,11 @@ class StableODELayer(ODELayer):
             **kwargs,
         )
         self.discrete = bool(discrete)
-        if self.discrete and not isinstance(self.solver, solvers.Euler):
+        # A subclass may take other steps.
+        if self.discrete and type(self.solver) is not solvers.Euler:
             raise ValueError(
-                "`discrete` needs the solver to be explicit Euler. "
-                f"Received: solver={solver!r}"
+                "`discrete` needs the solver to be explicit Euler, and of no "
+                f"subclass. Received: solver={solver!r}"
             )
 
     @property
@@ -133,6 +137,30 @@ class StableODELayer(ODELayer):
             "bias": tf.convert_to_tensor(self.bias),
         }
 
+    def _assign_nearest(self, source: "StableODELayer") -> None:
+        """Takes the weights of another layer, A moved to the nearest certified.
+
+        Kernels stay as they are where they are certified already, or where
+        this layer has no δ̄.
+        """
+        self.bias.assign(source.bias)
+        self.kernel.assign(source.kernel)
+        if self.delta_bar is None:
+            return
+        if source.delta_bar is not None:
+            self.certificate.assign(source.certificate)
+            self.certificate_proposal.assign(source.certificate)
+            step = self._constrained_step()
+            kernel = self._kernel_value()
+            if self._certified_upper(kernel, step) <= self.delta_bar:
+                return
+        nearest = _nearest(
+            source._kernel_value(), self.kernel.dtype, self.kernel.constraint
+        )
+        self.kernel.assign(nearest.matrix)
+        self.certificate.assign(nearest.certificate)
+        self.certificate_proposal.assign(nearest.certificate)
+
     def delta_bounds(self, **kwargs) -> tuple[float, float]:
         """Bounds δ from below and above, for less than `stability` costs.
 
@@ -155,8 +183,10 @@ class StableODELayer(ODELayer):
           delta: an upper bound of δ(A), if one is known already.
 
         Raises:
-          ValueError: if the layer has no weights yet, or A is not finite.
+          ValueError: if the layer has no weights yet, A is not finite, or a
+            method of the layer, its activation or its solver was replaced.
         """
+        self._check_computes(self.activation, self.solver)
         kernel, step = self._kernel_value(), self._constrained_step()
         if delta is None and self.delta_bar is not None:
             delta = self._certified_upper(kernel)
@@ -237,26 +267,33 @@ class _FeasibleStart:
         self._constraint = constraint
 
     def kernel(self, shape, dtype=None):
-        constraint = self._constraint
-        delta_bar, alpha = constraint.delta_bar, constraint.alpha
-        step = constraint.step
         with tf.init_scope():
             drawn = keras.ops.convert_to_numpy(
                 self._initializer(shape, dtype="float32")
             )
-            nearest = nearest_stable(drawn, delta_bar, alpha)
-            matrix, found = nearest.matrix, nearest.certificate
-            if step > 0.0:
-                _, found = euler_log_norm(matrix, alpha, step)
-            clipped = clip_log_norm(
-                tf.constant(matrix, dtype),
-                tf.constant(found),
-                delta_bar,
-                alpha,
-                step,
-            )
-            self._certificate = clipped.certificate.numpy()
-        return clipped.matrix
+            nearest = _nearest(drawn, dtype, self._constraint)
+            self._certificate = nearest.certificate.numpy()
+        return nearest.matrix
 
     def certificate(self, shape, dtype=None):
         return tf.reshape(tf.constant(self._certificate, dtype), shape)
+
+
+def _nearest(matrix, dtype, constraint):
+    """The nearest matrix of that dtype that is certified, with its T.
+
+    For the flow, but for rounding. For a step of Euler the nearest matrix of
+    the flow is clipped.
+    """
+    delta_bar, alpha = constraint.delta_bar, constraint.alpha
+    nearest = nearest_stable(matrix, delta_bar, alpha)
+    matrix, certificate = nearest.matrix, nearest.certificate
+    if constraint.step > 0.0:
+        _, certificate = euler_log_norm(matrix, alpha, constraint.step)
+    return clip_log_norm(
+        tf.constant(matrix, dtype),
+        tf.constant(certificate),
+        delta_bar,
+        alpha,
+        constraint.step,
+    )

@@ -1,5 +1,6 @@
 """What all neural ODE layers with one vector field have in common."""
 
+import inspect
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import tensorflow as tf
 from tensorflow_probability.python.math import ode
 
 from stable_node_tf import activations, solvers
+from stable_node_tf.certified_layer import CertifiedLayer, check_real
 from stable_node_tf.stability.checks import check_number, check_positive
 
 
@@ -30,7 +32,15 @@ class StabilityReport(NamedTuple):
     holds_for: str
 
 
-class ODELayer(keras.layers.Layer):
+class ODELayer(
+    CertifiedLayer,
+    settings=(
+        "alpha",
+        "certificate",
+        "certificate_proposal",
+        "total_perturbation",
+    ),
+):
     """Maps u(0) to u(T) where u' = f(u), for an f made of kernels and σ.
 
     A subclass creates the weights in `build`; it has `delta_bounds`,
@@ -48,6 +58,10 @@ class ODELayer(keras.layers.Layer):
         bias_initializer: Any,
         **kwargs: Any,
     ) -> None:
+        activation = activations.get(activation)
+        solver = solvers.get(solver)
+        _refuse_arguments_of("solver", solver, _SOLVER_ARGUMENTS, kwargs)
+        _refuse_arguments_of("activation", activation, ("alpha",), kwargs)
         super().__init__(**kwargs)
         self.activation = activation
         self.delta_bar = (
@@ -55,42 +69,10 @@ class ODELayer(keras.layers.Layer):
         )
         self.terminal_time = check_positive(terminal_time, "terminal_time")
         self.solver = solver
+        self.supports_jit = not isinstance(self.solver, ode.BDF)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.input_spec = keras.layers.InputSpec(ndim=2)
-
-    @property
-    def activation(self) -> activations.Activation:
-        """σ; bounds are of the one that is set.
-
-        Raises:
-          ValueError: on setting one with a smaller slope than that for which
-            the constraint of a built layer was made.
-        """
-        return self._activation
-
-    @activation.setter
-    def activation(self, identifier: Any) -> None:
-        activation = activations.get(identifier)
-        if self.built and self.delta_bar is not None:
-            if activation.alpha < self.alpha:
-                raise ValueError(
-                    f"`activation` of layer {self.name!r} must keep slopes in "
-                    f"[{self.alpha}, 1]: the constraint of its weights is made "
-                    f"for them. Received: activation={identifier!r}, with "
-                    f"alpha={activation.alpha}"
-                )
-        self._activation = activation
-
-    @property
-    def solver(self) -> ode.Solver:
-        """What solves the equation; bounds are of the one that is set."""
-        return self._solver
-
-    @solver.setter
-    def solver(self, identifier: Any) -> None:
-        self._solver = solvers.get(identifier)
-        self.supports_jit = not isinstance(self._solver, ode.BDF)
 
     @property
     def alpha(self) -> float:
@@ -127,8 +109,8 @@ class ODELayer(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        """Returns u(T) for u(0) = inputs, of the same shape (batch, d)."""
-        return self._solve(inputs, self.terminal_time)
+        """Returns u(T) for u(0) = inputs, real, of shape (batch, d)."""
+        return self._solve(check_real(inputs), self.terminal_time)
 
     def trajectory(self, inputs, times) -> tf.Tensor:
         """Returns u at several times, each reached by a solve of its own.
@@ -227,14 +209,7 @@ class ODELayer(keras.layers.Layer):
 
     def _state_from(self, inputs):
         self._check_built()
-        inputs, size = tf.convert_to_tensor(inputs), self.input_spec.axes[-1]
-        real = inputs.dtype.is_floating or inputs.dtype.is_integer
-        if not real or not inputs.shape.is_compatible_with([None, size]):
-            raise ValueError(
-                f"`inputs` must be real, of shape (batch, {size}). "
-                f"Received: inputs of {inputs.dtype!r} and shape {inputs.shape}"
-            )
-        return inputs
+        return check_real(inputs, self.input_spec.axes[-1])
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialised."""
@@ -248,6 +223,25 @@ class ODELayer(keras.layers.Layer):
             "kernel_initializer": serialize(self.kernel_initializer),
             "bias_initializer": serialize(self.bias_initializer),
         }
+
+
+# Of the solvers that have names.
+_SOLVER_ARGUMENTS = ("num_steps", "rtol", "atol", "max_num_steps")
+
+
+def _refuse_arguments_of(name, part, arguments, given):
+    """Says where an argument belongs that is one of the solver, say."""
+    for argument in arguments:
+        if argument in given:
+            cls, value = type(part).__name__, given[argument]
+            if argument in inspect.signature(type(part).__init__).parameters:
+                advice = f"give {name}={cls}({argument}={value!r})"
+            else:
+                advice = f"and {cls} has none"
+            raise TypeError(
+                f"`{argument}` is an argument of the {name}, not of the layer: "
+                f"{advice}. Received: {argument}={value!r}"
+            )
 
 
 def check_times(times: Iterable[float]) -> list[float]:

@@ -1,11 +1,13 @@
 """PiecewiseODELayer: a vector field that is piecewise constant in time."""
 
+import copy
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from stable_node_tf.certified_layer import CertifiedLayer
 from stable_node_tf.deserialisation import rebuilt
 from stable_node_tf.ode_layer import ODELayer, StabilityReport, check_times
 from stable_node_tf.solver_bounds import LipschitzBound, counted
@@ -18,7 +20,7 @@ from stable_node_tf.stability.checks import check_count
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
-class PiecewiseODELayer(keras.layers.Layer):
+class PiecewiseODELayer(CertifiedLayer, settings=("pieces", "terminal_time")):
     """Maps u(0) to u(T) where A and b change at T/n, 2T/n, ..., (n-1)T/n.
 
     On each of the n pieces of [0, T] the equation is that of `layer`, with
@@ -45,6 +47,8 @@ class PiecewiseODELayer(keras.layers.Layer):
       TypeError: if `layer` is none of this package, or `num_pieces` no integer.
       ValueError: if `num_pieces` is below 1, or `layer` has weights already.
 
+    Settings are read-only afterwards, and so are those of the pieces.
+
     >>> from stable_node_tf import StableODELayer
     >>> varying = PiecewiseODELayer(StableODELayer(delta_bar=0.0), num_pieces=3)
     >>> varying(np.ones((2, 4), "float32")).shape
@@ -52,6 +56,8 @@ class PiecewiseODELayer(keras.layers.Layer):
     >>> varying.stability().delta_upper <= 0.0, len(varying.pieces)
     (True, 3)
     """
+
+    layer = None  # Only its configuration is kept.
 
     def __init__(self, layer, num_pieces: int = 2, **kwargs) -> None:
         if not isinstance(layer, ODELayer):
@@ -74,12 +80,12 @@ class PiecewiseODELayer(keras.layers.Layer):
             "terminal_time": layer.terminal_time / self.num_pieces,
             "dtype": self.dtype_policy,
         }
-        self.pieces = [
+        self.pieces = tuple(
             type(layer).from_config(
                 {**config, "name": f"{self.name}_piece_{index}"}
             )
             for index in range(self.num_pieces)
-        ]
+        )
         self.supports_jit = self.pieces[0].supports_jit
 
     @property
@@ -164,6 +170,7 @@ class PiecewiseODELayer(keras.layers.Layer):
         Raises:
           ValueError: if the layer has no weights yet, or an A_i is not finite.
         """
+        self._check_computes()
         reports = [piece.stability(**kwargs) for piece in self.pieces]
         lower, upper = _means([report[:2] for report in reports])
         return StabilityReport(
@@ -184,6 +191,7 @@ class PiecewiseODELayer(keras.layers.Layer):
 
     def lipschitz_bound(self) -> LipschitzBound:
         """Bounds the Lipschitz constant of the layer in real arithmetic."""
+        self._check_computes()
         bounds = [piece.lipschitz_bound() for piece in self.pieces]
         steps = [bound.step for bound in bounds]
         return LipschitzBound(
@@ -208,7 +216,7 @@ class PiecewiseODELayer(keras.layers.Layer):
         """Returns the constructor arguments, serialised."""
         return {
             **super().get_config(),
-            "layer": self._description,
+            "layer": copy.deepcopy(self._description),
             "num_pieces": self.num_pieces,
         }
 

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.stability.checks import check_alpha, check_number
 from stable_node_tf.stability.product_scaling import scale_into_bound
 
@@ -13,7 +14,7 @@ _MARGIN = 1e-5
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
-class ProductLogNormConstraint(keras.constraints.Constraint):
+class ProductLogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
     """Keeps max μ2(D_k A_k ⋯ D_1 A_1), alpha <= entries of D_i <= 1, small.
 
     A constraint of the last kernel A_k: Keras applies it after the optimiser

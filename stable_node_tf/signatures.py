@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from stable_node_tf.binary_logits import class_logits
 from stable_node_tf.certification import Certifier
 from stable_node_tf.stability.checks import check_count
 
@@ -47,14 +48,14 @@ def signatures(
     input_spec: tf.TensorSpec,
     *,
     certifier: Certifier | None = None,
-    pixels: bool = True,
+    pixels: bool | tuple[float, float] = True,
     max_batch_size: int = MAX_BATCH_SIZE,
 ) -> dict[str, Signature]:
     """Makes the signatures that a classifier is exported with.
 
     "serving_default" answers `OUTPUTS`. If the model is one of images with
-    pixels in [0, 1], "serving_uint8" takes bytes, of which 255 stands for 1,
-    and "serving_png" encoded images, of shape (batch,). With a certifier
+    pixels in a known range, "serving_uint8" takes bytes, and "serving_png"
+    encoded images, of shape (batch,). With a certifier
     there are "certify", "certify_uint8" and "certify_png" as well, which
     answer `certified_radius` too.
 
@@ -64,11 +65,11 @@ def signatures(
     NaN.
 
     Args:
-      network: maps images to logits (batch, classes).
+      network: maps images to logits (batch, classes), or one logit (batch, 1),
+        see `class_logits`.
       input_spec: of the images, shape (None, ...), with a name.
       certifier: of the network, if there is one.
-      pixels: whether images hold pixels in [0, 1]; it matters only where
-        `is_image(input_spec)`.
+      pixels: see `pixel_range`; it matters only where `is_image(input_spec)`.
       max_batch_size: the most images in one request, >= 1.
 
     Returns:
@@ -76,7 +77,7 @@ def signatures(
 
     Raises:
       TypeError: if `max_batch_size` is not an integer.
-      ValueError: if it is below 1.
+      ValueError: if it is below 1, or as `pixel_range`.
 
     >>> spec = tf.TensorSpec([None, 1, 2, 1], tf.float32, "image")
     >>> served = signatures(lambda x: tf.reshape(x, [-1, 2]), spec)
@@ -89,6 +90,7 @@ def signatures(
     array([[0., 1.]], dtype=float32)
     """
     max_batch_size = check_count(max_batch_size, "max_batch_size")
+    ends = pixel_range(pixels)
     # Traced once, however many signatures share it.
     logits_of = tf.function(
         network, input_signature=[input_spec], autograph=False
@@ -113,10 +115,11 @@ def signatures(
         )
         with tf.control_dependencies([numbers]):
             logits = tf.identity(logits)
+        classes = class_logits(logits)
         answers = {
             "logits": logits,
-            "probabilities": tf.nn.softmax(logits),
-            "label": tf.argmax(logits, axis=-1, output_type=tf.int64),
+            "probabilities": tf.nn.softmax(classes),
+            "label": tf.argmax(classes, axis=-1, output_type=tf.int64),
         }
         if bounds is not None:
             answers["certified_radius"] = bounds(images, logits)
@@ -129,10 +132,10 @@ def signatures(
     for name, function in functions.items():
         default = DEFAULT if name == "serving" else CERTIFY
         served[default] = Signature(
-            function, input_spec, _ramp(input_spec, 1.0)
+            function, input_spec, _ramp(input_spec, ends or (0.0, 1.0))
         )
-        if pixels and is_image(input_spec):
-            from_bytes = _from_bytes(function, input_spec)
+        if ends and is_image(input_spec):
+            from_bytes = _from_bytes(function, input_spec, ends)
             served[f"{name}_uint8"] = from_bytes
             served[f"{name}_png"] = _from_png(from_bytes, max_batch_size)
     return served
@@ -154,11 +157,39 @@ def is_image(spec: tf.TensorSpec) -> bool:
     )
 
 
-def _ramp(spec: tf.TensorSpec, largest: float) -> np.ndarray | None:
+def pixel_range(
+    pixels: bool | tuple[float, float],
+) -> tuple[float, float] | None:
+    """The numbers that bytes 0 and 255 stand for, None if they stand for none.
+
+    Args:
+      pixels: two increasing numbers, True for (0, 1), or False.
+
+    Raises:
+      ValueError: if it is anything else.
+
+    >>> pixel_range((0, 255)), pixel_range(True), pixel_range(False)
+    ((0.0, 255.0), (0.0, 1.0), None)
+    """
+    if isinstance(pixels, bool):
+        return (0.0, 1.0) if pixels else None
+    try:
+        low, high = (float(end) for end in pixels)
+    except (TypeError, ValueError):
+        low, high = np.nan, np.nan
+    if not (np.isfinite([low, high]).all() and low < high):
+        raise ValueError(
+            "`pixels` must be True, False or two increasing numbers, those "
+            f"that bytes 0 and 255 stand for. Received: pixels={pixels!r}"
+        )
+    return low, high
+
+
+def _ramp(spec: tf.TensorSpec, ends: tuple[float, float]) -> np.ndarray | None:
     shape = spec.shape[1:]
     if not shape.is_fully_defined():
         return None
-    values = np.linspace(0.0, largest, shape.num_elements())
+    values = np.linspace(*ends, shape.num_elements())
     return values.reshape([1, *shape]).astype(spec.dtype.as_numpy_dtype)
 
 
@@ -192,18 +223,24 @@ def _whole_blocks(images: Any, count: Any) -> Any:
 
 
 def _from_bytes(
-    function: Callable[[Any], dict[str, Any]], spec: tf.TensorSpec
+    function: Callable[[Any], dict[str, Any]],
+    spec: tf.TensorSpec,
+    ends: tuple[float, float],
 ) -> Signature:
     # A table, because graphs turn x / 255 into x * (1 / 255), which rounds
     # differently.
-    dtype = spec.dtype.as_numpy_dtype
-    table = np.arange(256).astype(dtype) / dtype(255)
+    low, high = ends
+    table = (low + (high - low) * np.arange(256) / 255).astype(
+        spec.dtype.as_numpy_dtype
+    )
 
     def bytes_function(images: Any) -> dict[str, Any]:
         return function(tf.gather(table, tf.cast(images, tf.int32)))
 
     bytes_spec = tf.TensorSpec(spec.shape, tf.uint8, spec.name)
-    return Signature(bytes_function, bytes_spec, _ramp(bytes_spec, 255.0))
+    return Signature(
+        bytes_function, bytes_spec, _ramp(bytes_spec, (0.0, 255.0))
+    )
 
 
 def _from_png(decoded: Signature, max_batch_size: int) -> Signature:

@@ -19,6 +19,15 @@ from stable_node_tf.stability.certificates import (
 )
 from stable_node_tf.stability.log_norm import euler_log_norm
 
+# Types are compared, not instances: a subclass may compute anything.
+_EXPLICIT = (
+    solvers.Euler,
+    solvers.SSPRungeKutta3,
+    solvers.KuttaThreeEighths,
+    solvers.RungeKutta4,
+    solvers.DormandPrince5,
+)
+
 
 class LipschitzBound(NamedTuple):
     """A proven Lipschitz constant in the 2-norm, and what of.
@@ -48,8 +57,8 @@ def solver_lipschitz(
 
     The implicit midpoint rule and the explicit Runge-Kutta schemes on a fixed
     grid with weights that are not negative have bounds of their own (see
-    `stability.certificates`); the other solvers get the bound exp(δT) of the
-    exact flow, and it says so.
+    `stability.certificates`); the other solvers, those of subclasses included,
+    get the bound exp(δT) of the exact flow, and it says so.
 
     Args:
       solver: a `tfp.math.ode.Solver`.
@@ -99,7 +108,7 @@ def field_lipschitz(
     >>> round(bound.value, 6), bound.holds_for
     (2.0, 'Euler with 2 steps')
     """
-    midpoint = isinstance(solver, solvers.ImplicitMidpoint)
+    midpoint = type(solver) is solvers.ImplicitMidpoint
     if not midpoint and not _is_explicit(solver):
         flow = flow_lipschitz(delta, terminal_time)
         return LipschitzBound(flow, "exact flow (not its discretisation)", None)
@@ -134,5 +143,4 @@ def counted(count: int, noun: str) -> str:
 
 def _is_explicit(solver: Any) -> bool:
     """Whether it is a Runge-Kutta scheme with weights that are not negative."""
-    tableau = getattr(solver, "tableau", None)
-    return tableau is not None and min(tableau.weights) >= 0.0
+    return type(solver) in _EXPLICIT and min(solver.tableau.weights) >= 0.0

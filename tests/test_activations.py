@@ -200,10 +200,37 @@ def test_get_refuses_slopes_that_nobody_checked():
 
 
 def test_get_refuses_the_unknown():
-    with pytest.raises(ValueError, match="'leaky_tanh', 'smooth_leaky_relu'"):
-        activations.get("relu")
-    with pytest.raises(TypeError, match="CustomActivation"):
-        activations.get(tf.tanh)
     other = keras.saving.serialize_keras_object(keras.optimizers.SGD())
     with pytest.raises(TypeError, match="CustomActivation"):
         activations.get(other)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("relu", "slopes go from 0 to 1: no alpha > 0"),
+        ("tanh", "slopes go from 0 to 1: no alpha > 0"),
+        ("sigmoid", "slopes go from 0 to 0.25: no alpha > 0"),
+        ("softplus", "slopes go from 0 to 1: no alpha > 0"),
+        ("gelu", r"slopes go from -0.1\d+ to 1.1\d+: they leave"),
+        ("leaky_relu", "slopes go from 0.2 to 1: wrap it"),
+        ("linear", "slopes go from 1 to 1: wrap it"),
+        ("softmax", "activation='softmax'$"),
+        ("no such", "activation='no such'$"),
+        (keras.activations.relu, "slopes go from 0 to 1: no alpha > 0"),
+        (tf.tanh, "slopes go from 0 to 1: no alpha > 0"),
+        (lambda x: x / 2, "slopes go from 0.5 to 0.5: wrap it"),
+        (keras.layers.Dense(3), "activation=<Dense"),
+        (0.1, "activation=0.1$"),
+        (None, "activation=None$"),
+    ],
+)
+def test_get_says_why_not_and_what_instead(given, reason):
+    error = ValueError if isinstance(given, str) else TypeError
+    with pytest.raises(error, match=reason) as refusal:
+        activations.get(given)
+    for known in (
+        *("'leaky_tanh'", "'smooth_leaky_relu'"),
+        "CustomActivation(function, alpha)",
+    ):
+        assert known in str(refusal.value)

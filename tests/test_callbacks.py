@@ -176,3 +176,50 @@ def test_nan_is_named():
 
     with pytest.raises(ValueError, match="kernel of layer 'flow'.*16 NaN"):
         fit(model_of(flow()), Poison(), StabilityMonitor())
+
+class Subclassed(keras.Model):
+    """A model whose layers have no weights before the first batch."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.parts = layers
+
+    def call(self, inputs):
+        return self.parts[0](inputs)
+
+
+class BuildsLayers(keras.Model):
+    def build(self, input_shape):
+        self.part = flow()
+        self.part.build(input_shape)
+
+    def call(self, inputs):
+        return self.part(inputs)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.Sequential([flow()]),
+        lambda: Subclassed(flow()),
+        lambda: Subclassed(flow(), flow("not called")),
+        BuildsLayers,
+    ],
+    ids=["sequential", "subclassed", "layer not called", "builds layers"],
+)
+def test_models_that_the_first_batch_builds(make):
+    model = make()
+    model.compile("adam", "mse", jit_compile=False)
+    history = fit(model, StabilityMonitor())
+    assert set(history) == {
+        *("loss", "delta_lower", "delta_upper", "perturbation")
+    }
+    assert len(history["perturbation"]) == 2
+    assert max(history["delta_upper"]) <= 0.0
+
+
+def test_model_without_the_layer_is_refused_once_built():
+    model = keras.Sequential([keras.layers.Dense(4)])
+    model.compile("adam", "mse", jit_compile=False)
+    with pytest.raises(ValueError, match="without one"):
+        fit(model, StabilityMonitor())

@@ -12,7 +12,6 @@ from stable_node_tf import (
     SmoothLeakyReLU,
     StableODELayer,
     ode_classifier,
-    solvers,
 )
 from stable_node_tf.certification import (
     certified_accuracy,
@@ -220,11 +219,20 @@ def test_layers_with_several_equations():
     change = np.abs(change[:, 0] - change[:, 1])
     growth = (change / np.linalg.norm(x - y, axis=1)).max()
     assert growth <= bounds.pair_lipschitz[0, 1]
-    pieces.pieces[0].solver = solvers.get("rk4")
-    assert certifier(model).holds_for == "2-norm, real arithmetic"
-    pieces.pieces[0].solver = solvers.get("dormand_prince")
+
+
+@pytest.mark.parametrize("layer", [StableODELayer, deep])
+def test_other_solvers(layer):
+    def chain(solver):
+        return certifier(
+            keras.Sequential(
+                [keras.Input((6,)), layer(solver=solver), keras.layers.Dense(3)]
+            )
+        )
+
+    assert chain("rk4").holds_for == "2-norm, real arithmetic"
     with pytest.raises(ValueError, match="exact flow"):
-        certifier(model)
+        chain("dormand_prince")
 
 
 def test_says_what_it_cannot_certify():
@@ -377,24 +385,77 @@ def test_labels_are_one_integer_for_each_image():
             certified_accuracy(model, x, wrong, [0.1])
 
 
+@pytest.mark.parametrize("units", [1, 3])
+def test_labels_are_classes_of_the_model(units):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(units)])
+    for labels in ([0, -1], [0, 3]):
+        with pytest.raises(ValueError, match="`labels` must be in .0, "):
+            certified_accuracy(model, np.ones((2, 4)), labels, [0.1])
+
+
+@pytest.mark.parametrize("options", [{}, {"blocks": 2, "delta_bar": 0.0}])
+def test_rounding_of_a_single_logit_is_bounded(options):
+    """Classes of float32 are those of float64 inside the radius."""
+    keras.utils.set_random_seed(0)
+    models = []
+    for dtype in ("float32", "float64"):
+        inner = classifier(dtype=dtype, **options)
+        models.append(
+            keras.Model(
+                inner.input,
+                keras.layers.Dense(1, dtype=dtype, name="logit")(inner.output),
+            )
+        )
+    model, exact = models
+    exact.set_weights(model.get_weights())
+    bounds = certifier(model)
+    assert bounds.holds_for == "2-norm, float32 arithmetic as computed"
+    assert bounds.pair_lipschitz.shape == (2, 2)
+    x = images(200).astype(np.float32)
+    error = np.abs(model(x).numpy() - exact(x.astype(np.float64)).numpy())
+    norms = np.linalg.norm(x.reshape(200, -1).astype(np.float64), axis=1)
+    allowed = bounds.offset[0, 1] + bounds.slope[0, 1] * norms
+    assert np.all(error[:, 0] <= allowed)
+    assert error.max() > 1e-5 * allowed.max()
+
+
+def test_a_network_that_is_constant_has_infinite_radii():
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(3, kernel_initializer="zeros")]
+    )
+    x = np.ones((2, 4))
+    assert certified_radii(model, x)[1].tolist() == [0.0, 0.0]
+    model.layers[-1].bias.assign([0.0, 2.0, 1.0])
+    labels, radii = certified_radii(model, x)
+    assert labels.tolist() == [1, 1] and np.all(np.isinf(radii))
+    logits = tf.constant([[0.0, 2.0, 1.0]])
+    assert np.isinf(certifier(model)(x[:1], logits).numpy()).all()
+
+
+def test_debugging_modes_of_tensorflow_change_nothing():
+    linear = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    constant = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    constant.set_weights([np.zeros((4, 3)), np.arange(3.0)])
+    x = np.random.default_rng(0).normal(size=(5, 4))
+    for model in (linear, constant):
+        before = certified_radii(model, x)
+        tf.debugging.enable_check_numerics()
+        try:
+            checked = certified_radii(model, x)
+        finally:
+            tf.debugging.disable_check_numerics()
+        tf.config.run_functions_eagerly(True)
+        try:
+            eager = certified_radii(model, x)
+        finally:
+            tf.config.run_functions_eagerly(False)
+        np.testing.assert_array_equal(checked, before)
+        np.testing.assert_allclose(eager, before, rtol=1e-6)
+
+
 def test_no_images():
     labels, radii = certified_radii(classifier(), images(0))
     assert labels.shape == radii.shape == (0,)
-
-
-@pytest.mark.parametrize("block", [StableODELayer, deep])
-def test_bounds_are_of_the_activation_as_it_is(block):
-    """Also of one that was set later."""
-    layer = block(activation=LeakyTanh(0.1))
-    x = tf.ones((1, 3))
-    before = layer(x)
-    layer.activation = LeakyTanh(1.0)
-    fresh = block(activation=LeakyTanh(1.0))
-    fresh.build((1, 3))
-    fresh.set_weights(layer.get_weights())
-    np.testing.assert_array_equal(layer(x), fresh(x))
-    assert np.any(layer(x) != before)
-    assert layer.lipschitz_bound() == fresh.lipschitz_bound()
 
 
 def test_classifier_of_the_package():

@@ -238,12 +238,6 @@ def test_refuses(kwargs, error, message):
         DeepODELayer(**{"widths": (3,), **kwargs})
 
 
-def test_refuses_a_negative_damping_set_later():
-    layer = DeepODELayer((3,))
-    with pytest.raises(ValueError, match="`damping` must not be negative"):
-        layer.damping = -1.0
-
-
 def test_refuses_to_report_before_it_is_built():
     with pytest.raises(ValueError, match="no weights yet"):
         DeepODELayer((3,), name="early").stability()

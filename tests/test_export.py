@@ -160,6 +160,116 @@ def test_model_with_a_bound_is_exported_without_a_warning(tmp_path):
         export.export(certified_classifier(width=4, blocks=1), tmp_path)
 
 
+def with_pixels(*first, dtype="float32"):
+    image = keras.Input((2, 3, 1), name="image", dtype=dtype)
+    x = image
+    for layer in first:
+        x = layer(x)
+    logits = keras.layers.Dense(3, bias_initializer="normal")
+    return keras.Model(image, logits(keras.layers.Flatten()(x)))
+
+
+def adapted():
+    return keras.layers.Normalization(axis=None, mean=127.0, variance=50.0**2)
+
+
+SCALES = {
+    "Rescaling": lambda: keras.layers.Rescaling(1 / 255),
+    "to -1": lambda: keras.layers.Rescaling(1 / 127.5, -1),
+    "Normalization": adapted,
+    "TrueDivide": lambda: lambda x: x / 255.0,
+    "Multiply": lambda: lambda x: keras.ops.multiply(x, 1 / 255),
+    "Lambda": lambda: keras.layers.Lambda(lambda x: x / 255),
+    "nested": lambda: keras.Sequential(
+        [keras.Input((2, 3, 1)), keras.layers.Rescaling(1 / 255)]
+    ),
+    "after a reshape": lambda: (
+        lambda x: keras.layers.Rescaling(1 / 255)(keras.layers.Flatten()(x))
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*gets no signature certify")
+@pytest.mark.parametrize("name", SCALES)
+def test_bytes_are_never_scaled_twice_unasked(name, tmp_path):
+    model = with_pixels(SCALES[name]())
+    with pytest.warns(UserWarning, match="neither bytes.*may scale pix") as w:
+        path = export.export(model, tmp_path / "by default")
+    assert {str(warned.filename) for warned in w} == {__file__}
+    served = tf.saved_model.load(str(path)).signatures
+    assert set(served) == {"serving_default"}
+    codes = np.arange(12, dtype=np.uint8).reshape(2, 2, 3, 1) * 20
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*bytes")
+        path = export.export(model, tmp_path / "asked", pixels=(0, 255))
+    served = tf.saved_model.load(str(path)).signatures
+    np.testing.assert_allclose(
+        served["serving_uint8"](image=tf.constant(codes))["logits"],
+        model(codes.astype(np.float32)),
+        rtol=1e-5,
+    )
+    files = tf.stack([tf.io.encode_png(image) for image in codes])
+    np.testing.assert_array_equal(
+        served["serving_png"](image_bytes=files)["logits"],
+        served["serving_uint8"](image=tf.constant(codes))["logits"],
+    )
+
+
+@pytest.mark.parametrize("ends", [(0, 1), (-1.0, 1.0), (0, 255)])
+def test_bytes_stand_for_the_numbers_that_were_given(ends, tmp_path):
+    model = with_pixels()
+    path = export.export(model, tmp_path, pixels=ends)
+    codes = np.array([[0, 255, 51], [1, 254, 128]], np.uint8)[None, ..., None]
+    low, high = ends
+    served = tf.saved_model.load(str(path)).signatures
+    for name in ("serving_uint8", "certify_uint8"):
+        np.testing.assert_allclose(
+            served[name](image=tf.constant(codes))["logits"],
+            model((low + (high - low) * (codes / 255.0)).astype(np.float32)),
+            rtol=1e-5,
+            atol=1e-5,
+        )
+
+
+@pytest.mark.filterwarnings("ignore:.*gets no signature certify")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.Dropout(0.5),
+        keras.layers.MaxPooling2D(1),
+        keras.layers.Conv2D(1, 1),
+        keras.layers.BatchNormalization(),
+    ],
+)
+def test_other_layers_leave_pixels_as_they_are(layer, tmp_path):
+    path = export.export(with_pixels(layer), tmp_path)
+    served = tf.saved_model.load(str(path)).signatures
+    assert {"serving_uint8", "serving_png"} <= set(served)
+
+
+@pytest.mark.parametrize("pixels", [(1, 0), (0, np.inf), 255, "ab", (0, 1, 2)])
+def test_pixels_that_are_no_range(pixels, tmp_path):
+    with pytest.raises(ValueError, match="`pixels` must be True, False or two"):
+        export.export(with_pixels(), tmp_path / "new", pixels=pixels)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_input_of_bytes_takes_no_fractions(tmp_path):
+    model = with_pixels(dtype="uint8")
+    exported = export.load(export.export(model, tmp_path))
+    codes = np.arange(12).reshape(2, 2, 3, 1) * 20
+    labels, radii = certified_radii(model, codes)
+    answers = exported.certify(codes)
+    np.testing.assert_array_equal(answers["label"], labels)
+    np.testing.assert_allclose(answers["certified_radius"], radii, rtol=1e-4)
+    assert radii.max() > 0.0
+    for wrong in (codes / 255.0, codes + 256, -codes):
+        with pytest.raises(ValueError, match="numbers of uint8"):
+            certified_radii(model, wrong)
+        with pytest.raises(ValueError, match="numbers that uint8 can hold"):
+            exported.predict(wrong)
+
+
 @pytest.mark.parametrize(
     "name, exported_name",
     [("an-image", "an_image"), ("1st", "arg_1st"), ("bild ä", "bild__")],

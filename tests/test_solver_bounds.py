@@ -68,9 +68,15 @@ def test_bounds_tend_to_that_of_the_flow(solver_class, excess):
     assert fine < min(excess, 0.2 * coarse)
 
 
+def subclassed(cls):
+    """May compute anything."""
+    return type("Mine", (cls,), {})(20)
+
+
 @pytest.mark.parametrize(
     "solver",
     [
+        *map(subclassed, WITH_BOUND),
         solvers.DormandPrince5(20),
         solvers.PerSampleDormandPrince(),
         solvers.get("dormand_prince"),

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability.python.math import ode
 
+from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.solvers.checked_field import checked_field
 from stable_node_tf.solvers.checkpointing import (
     checkpointed_loop,
@@ -39,7 +40,9 @@ class _Diagnostics(
     """See `tfp.math.ode.Diagnostics`."""
 
 
-class FixedGrid(ode.Solver):
+class FixedGrid(
+    ReadOnlySettings, ode.Solver, settings=("num_stages", "unrolls")
+):
     """A one-step method with `num_steps` equal steps.
 
     A subclass says how to take one step, from how many stages, and whether a

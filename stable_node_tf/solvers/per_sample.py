@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability.python.math import ode
 
+from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.solvers.capped import refuse
 from stable_node_tf.solvers.checked_field import checked_field
 from stable_node_tf.solvers.fixed_grid import (
@@ -45,7 +46,7 @@ class _Progress(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
-class PerSampleDormandPrince(ode.Solver):
+class PerSampleDormandPrince(ReadOnlySettings, ode.Solver):
     """Adaptive Dormand-Prince 5(4), where no row depends on another one.
 
     TFP's `DormandPrince` chooses one step for a whole batch. Here each row

@@ -18,7 +18,7 @@ from stable_node_tf.solvers.tableaux import (
 _PACKAGE = "stable_node_tf"
 
 
-class ExplicitRungeKutta(FixedGrid):
+class ExplicitRungeKutta(FixedGrid, settings=("tableau",)):
     """The scheme of `tableau` on a fixed grid; see `FixedGrid`."""
 
     tableau: ClassVar[ButcherTableau]

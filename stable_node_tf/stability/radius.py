@@ -27,6 +27,11 @@ def pair_distances(readout: np.ndarray) -> np.ndarray:
     return norms * (1 + relative_rounding(2 * len(readout) + 10))
 
 
+# What `certified_radius` answers where no perturbation changes the class: not
+# infinity, which `tf.debugging.enable_check_numerics` would take for a mistake.
+UNLIMITED = float(np.finfo(np.float64).max)
+
+
 def certified_radius(logits, pair_lipschitz, norms, offset, slope):
     """The ℓ2 radius within which the class cannot change, for each image.
 
@@ -47,7 +52,8 @@ def certified_radius(logits, pair_lipschitz, norms, offset, slope):
       slope: f, of shape (K, K).
 
     Returns:
-      The radii, float64, of shape (n,); 0 where nothing is proven.
+      The radii, float64, of shape (n,); 0 where nothing is proven, `UNLIMITED`
+      where no perturbation at all changes the class.
 
     >>> L, none = pair_distances(np.eye(2)), np.zeros((2, 2))
     >>> certified_radius([[2.0, 0.0]], L, [1.0], none, none).numpy().round(3)
@@ -56,18 +62,22 @@ def certified_radius(logits, pair_lipschitz, norms, offset, slope):
     logits, norms = tf.cast(logits, tf.float64), tf.cast(norms, tf.float64)
     label = tf.argmax(logits, axis=-1)
     own = tf.reduce_max(logits, axis=-1, keepdims=True)
+    tables = [np.asarray(t) for t in (offset, slope, pair_lipschitz)]
+    finite = np.isfinite(tables).all(axis=0)
+    bounded = tf.gather(tf.constant(finite), label)
     offset, slope, pair_lipschitz = (
-        tf.gather(tf.constant(table, tf.float64), label)
-        for table in (offset, slope, pair_lipschitz)
+        tf.gather(tf.constant(np.where(finite, table, 0.0)), label)
+        for table in tables
     )
     # Rounding errors of these few operations in float64 are covered twice over.
     margin = own - logits - 2 * (offset + slope * norms[:, None])
     margin -= 1e-14 * (tf.abs(own) + tf.abs(logits))
-    radii = margin / ((pair_lipschitz + slope) * (1 + 1e-14))
+    margin = tf.where(bounded & (margin > 0.0), margin, 0.0)
+    lipschitz = (pair_lipschitz + slope) * (1 + 1e-14)
+    grows = lipschitz > 0.0
+    radii = margin / tf.where(grows, lipschitz, 1.0)
     other = tf.range(logits.shape[-1], dtype=label.dtype) != label[:, None]
     # Equal rows of the read-out differ by the same number everywhere.
-    vacuous = (pair_lipschitz + slope == 0.0) & (margin > 0.0)
-    infinite = tf.constant(np.inf, tf.float64)
-    radii = tf.where(other & ~vacuous, radii, infinite)
-    smallest = tf.reduce_min(radii, axis=-1)
-    return tf.where(smallest > 0.0, smallest, tf.zeros_like(smallest))
+    vacuous = ~grows & (margin > 0.0)
+    radii = tf.where(other & ~vacuous, radii, UNLIMITED)
+    return tf.reduce_min(radii, axis=-1)

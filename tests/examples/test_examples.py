@@ -22,8 +22,8 @@ def needs_scikit_learn():
     pytest.importorskip("sklearn")
 
 
-def test_stabilise_trained_model():
-    example, (before, moved, after) = run("stabilise_trained_model")
+def test_stabilize_trained_model():
+    example, (before, moved, after) = run("stabilize_trained_model")
     assert before[1].delta_lower > 1.0
     for _, bounds in (moved, after):
         assert bounds.delta_upper <= example.DELTA_BAR
