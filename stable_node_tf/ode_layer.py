@@ -226,7 +226,13 @@ class ODELayer(
 
 
 # Of the solvers that have names.
-_SOLVER_ARGUMENTS = ("num_steps", "rtol", "atol", "max_num_steps")
+_SOLVER_ARGUMENTS = (
+    "num_steps",
+    "checkpointed",
+    "rtol",
+    "atol",
+    "max_num_steps",
+)
 
 
 def _refuse_arguments_of(name, part, arguments, given):
