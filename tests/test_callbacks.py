@@ -177,6 +177,7 @@ def test_nan_is_named():
     with pytest.raises(ValueError, match="kernel of layer 'flow'.*16 NaN"):
         fit(model_of(flow()), Poison(), StabilityMonitor())
 
+
 class Subclassed(keras.Model):
     """A model whose layers have no weights before the first batch."""
 
