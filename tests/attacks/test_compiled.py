@@ -369,8 +369,8 @@ def neural_ode():
     return ode_classifier(width=4, image_shape=(4, 4, 1))
 
 
-def neural_ode_of_constant_memory():
-    solver = solvers.RK4(3)
+def neural_ode_with_its_own_gradient():
+    solver = solvers.PerSampleDormandPrince()
     return ode_classifier(width=4, image_shape=(4, 4, 1), solver=solver)
 
 
@@ -385,7 +385,13 @@ def instance():
 
 @pytest.mark.parametrize(
     "make",
-    [keras_model, neural_ode, neural_ode_of_constant_memory, closure, instance],
+    [
+        keras_model,
+        neural_ode,
+        neural_ode_with_its_own_gradient,
+        closure,
+        instance,
+    ],
     ids=lambda f: f.__name__,
 )
 @pytest.mark.parametrize("name", ["fgsm", "pgd", "square"])
