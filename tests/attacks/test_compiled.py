@@ -384,18 +384,18 @@ def instance():
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("name", "make"),
     [
-        keras_model,
-        neural_ode,
-        neural_ode_with_its_own_gradient,
-        closure,
-        instance,
+        ("fgsm", keras_model),
+        ("fgsm", neural_ode),
+        ("fgsm", neural_ode_with_its_own_gradient),
+        ("fgsm", closure),
+        ("fgsm", instance),
+        ("pgd", keras_model),
+        ("square", keras_model),
     ],
-    ids=lambda f: f.__name__,
 )
-@pytest.mark.parametrize("name", ["fgsm", "pgd", "square"])
-def test_a_model_is_freed_with_its_functions(make, name):
+def test_a_model_is_freed_with_its_functions(name, make):
     gc.collect()
     kept = len(compiled._traces), len(compiled._ends)
     model = make()
