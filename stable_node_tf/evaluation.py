@@ -9,6 +9,7 @@ import tensorflow as tf
 from stable_node_tf import attacks
 from stable_node_tf.attacks import losses
 from stable_node_tf.attacks.checks import check_data, check_logits
+from stable_node_tf.attacks.compiled import compiled
 from stable_node_tf.attacks.gradients import read_logits
 from stable_node_tf.stability.checks import check_count
 
@@ -164,13 +165,12 @@ def margins(
     """
     images, labels = check_data(images, labels)
     size = check_count(batch_size, "batch_size")
-    logits = tf.function(
-        lambda x: read_logits(model, x), autograph=False, reduce_retracing=True
-    )
+    spec = tf.TensorSpec([None, *images.shape[1:]], tf.float32)
+    logits = compiled(model, read_logits, signature=[spec])
     leads = []
     for start in range(0, len(images), size):
         x, y = images[start : start + size], labels[start : start + size]
-        answers = logits(tf.constant(x)).numpy()
+        answers = logits(x).numpy()
         check_logits(answers, y, start)
         leads.append(-losses.margin(answers.astype(np.float64), y).numpy())
     return np.concatenate(leads)

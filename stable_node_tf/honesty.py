@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from stable_node_tf.attacks.checks import check_data, check_finite
-from stable_node_tf.attacks.gradients import logits_and_gradient
+from stable_node_tf.attacks.gradients import compiled_gradient
 from stable_node_tf.attacks.losses import log_odds
 from stable_node_tf.certification import CertifiedCurve
 from stable_node_tf.evaluation import AccuracyCurve
@@ -214,13 +213,16 @@ def same_gradient(
         (False, 0.09)
     """
     images, labels = check_data(images, labels)
-    gradients = [_gradient(classifier) for classifier in (model, twin)]
+    gradients = [
+        compiled_gradient(classifier, log_odds, images.shape[1:])
+        for classifier in (model, twin)
+    ]
     worst, differing = 0.0, 0
     for start in range(0, len(images), batch_size):
-        x = tf.constant(images[start : start + batch_size])
-        y = tf.constant(labels[start : start + batch_size])
+        x = images[start : start + batch_size]
+        y = labels[start : start + batch_size]
         first, second = (
-            np.reshape(gradient(x, y), [len(x), -1]).astype(np.float64)
+            np.reshape(gradient(x, y)[1], [len(x), -1]).astype(np.float64)
             for gradient in gradients
         )
         for values in (first, second):
@@ -329,11 +331,3 @@ def _check_alike(first: AccuracyCurve, second: AccuracyCurve) -> None:
             f"{second.epsilons.tolist()}, {first.num_images} and "
             f"{second.num_images} images"
         )
-
-
-def _gradient(model: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
-    return tf.function(
-        lambda x, y: logits_and_gradient(model, log_odds, x, y)[1],
-        autograph=False,
-        reduce_retracing=True,
-    )

@@ -18,6 +18,7 @@ from rich import progress
 
 from stable_node_tf import attacks, evaluation
 from trainers import report
+from trainers.datasets import Split
 
 _BATCH_SIZE = 500
 
@@ -177,21 +178,22 @@ def recorded_curve(
 
 
 def open_record(
-    path: Path | None, model: Path, dataset: str, num_images: int
+    path: Path | None, model: Path, dataset: str, test: Split
 ) -> dict[str, Any]:
-    """The record at `path` if it is of this model and data, or a new one.
+    """The record at `path` if it is of this model and images, or a new one.
 
     Args:
       path: of an evaluation.json, which need not exist; None for none.
       model: the `.keras` file, or the version directory of the SavedModel.
       dataset: name of the data set.
-      num_images: how many test images are attacked.
+      test: the images that are attacked, and their labels.
     """
     head = {
         "model": str(model),
         "digest": digest(model),
         "dataset": dataset,
-        "num_images": num_images,
+        "num_images": len(test.labels),
+        "images_digest": test.fingerprint(),
     }
     try:
         old = json.loads(path.read_text()) if path is not None else {}

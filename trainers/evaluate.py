@@ -161,7 +161,7 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
         if isinstance(model, export.ExportedModel)
         else Path(_MODEL.value),
         _DATASET.value,
-        len(labels),
+        test,
     )
     curves = attack_suite.run(suite, model, images, labels, record, path)
     proven = _certified(memory, images, labels, suite)

@@ -119,8 +119,9 @@ def compare(
       attack: "pgd", the settings of PGD, and "pgd_images", how many images.
       directory: where everything goes.
     """
+    images = {"train": train.fingerprint(), "test": test.fingerprint()}
     summaries = [
-        _known(recipe, attack, directory / f"{name}.json")
+        _known(recipe, attack, images, directory / f"{name}.json")
         or _measure(name, recipe, train, test, attack, directory)
         for name, recipe in recipes.items()
     ]
@@ -165,15 +166,23 @@ def _chosen() -> dict[str, RivalRecipe]:
 
 
 def _known(
-    recipe: RivalRecipe, attack: dict[str, Any], path: Path
+    recipe: RivalRecipe,
+    attack: dict[str, Any],
+    images: dict[str, str],
+    path: Path,
 ) -> dict[str, Any] | None:
-    """The summary at `path`, if it is of this recipe and attack."""
+    """The summary at `path`, if it is of this recipe, attack and images."""
     try:
         summary = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    same = summary["recipe"] == dataclasses.asdict(recipe)
-    return summary if same and summary["attack"] == attack else None
+    wanted = {
+        "recipe": dataclasses.asdict(recipe),
+        "attack": attack,
+        "images": images,
+    }
+    same = all(summary.get(key) == value for key, value in wanted.items())
+    return summary if same else None
 
 
 def _measure(
@@ -192,6 +201,10 @@ def _measure(
     summary = describe(name, trained.model, 0.0, trained)
     summary["recipe"] = dataclasses.asdict(recipe)
     summary["attack"] = attack
+    summary["images"] = {
+        "train": train.fingerprint(),
+        "test": test.fingerprint(),
+    }
     for key, images, settings in (
         ("fgsm", test, {"epsilons": EPSILONS}),
         ("pgd", test.take(slice(attack["pgd_images"])), attack["pgd"]),

@@ -74,10 +74,11 @@ def train(
 ) -> Trained:
     """Trains a model, saving a checkpoint after every epoch.
 
-    The checkpoints lie in a folder of `directory` named after the model and
-    the recipe. A run that finds some of its own carries on from the last epoch
-    and ends with the same weights as an uninterrupted one, because the order of
-    the images in an epoch depends on the seed and the epoch alone.
+    The checkpoints lie in a folder of `directory` named after the model, the
+    recipe and the training images. A run that finds some of its own carries on
+    from the last epoch and ends with the same weights as an uninterrupted one,
+    because the order of the images in an epoch depends on the seed and the
+    epoch alone.
 
     On several replicas `batch_size` is that of all of them together, and the
     weights are those of one device but for rounding errors. Every worker calls
@@ -121,7 +122,7 @@ def train(
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = _compiled(recipe, name, steps_per_epoch)
     optimizer = model.optimizer
-    folder = Path(directory) / f"{name}-{recipe.fingerprint()}"
+    folder = checkpoint_folder(recipe, split, directory, name)
     chief = distribution.is_chief(strategy)
     checkpoints = _Checkpoints(model, optimizer, folder, writes=chief)
     epoch = checkpoints.restore()
@@ -163,6 +164,17 @@ def train(
         replica, model = model, recipe.build(name)
         model.set_weights(replica.get_weights())
     return Trained(model, float(checkpoints.seconds), steps)
+
+
+def checkpoint_folder(
+    recipe: Recipe | CertifiedRecipe,
+    split: Split,
+    directory: str | Path,
+    name: str,
+) -> Path:
+    """The folder of `train`: another recipe or other images, another folder."""
+    kind = f"{name}-{recipe.fingerprint()}-{split.fingerprint()}"
+    return Path(directory) / kind
 
 
 def save(model: keras.Model, directory: Path) -> Path:

@@ -138,17 +138,20 @@ def build(
     """
     print(f"\n{name}")
     trained = training.train(recipe, data.train, work / "checkpoints", "model")
-    exported = _exported(trained.model, recipe, work)
+    exported = _exported(trained.model, recipe, data.train, work)
     pixels, labels = data.test.pixels, data.test.labels
-    few = pixels[: _PGD_IMAGES.value], labels[: _PGD_IMAGES.value]
+    first = data.test.take(slice(_PGD_IMAGES.value))
+    few = first.pixels, first.labels
     evaluations = []
     curves = {}
-    for suite, images in ((_FGSM, (pixels, labels)), (_PGD, few)):
+    for suite, images in ((_FGSM, data.test), (_PGD, first)):
         path = work / f"evaluation_{'_'.join(suite.attacks)}.json"
         record = attack_suite.open_record(
-            path, exported.path, recipe.dataset, len(images[1])
+            path, exported.path, recipe.dataset, images
         )
-        curves |= attack_suite.run(suite, exported, *images, record, path)
+        curves |= attack_suite.run(
+            suite, exported, images.pixels, images.labels, record, path
+        )
         evaluations.append(
             {key: record[key] for key in ("num_images", "attacks")}
         )
@@ -218,12 +221,16 @@ def write_card(directory: Path) -> None:
 
 
 def _exported(
-    model: keras.Model, recipe: Recipe | CertifiedRecipe, work: Path
+    model: keras.Model,
+    recipe: Recipe | CertifiedRecipe,
+    train: datasets.Split,
+    work: Path,
 ) -> export.ExportedModel:
-    """The export of a model, which stays while recipe and package do."""
+    """The export of a model, which stays while what it was made from does."""
     marker = work / "exported.json"
     made_from: Any = {
         "recipe": dataclasses.asdict(recipe),
+        "training_images": train.fingerprint(),
         "package": package_digest(),
     }
     try:

@@ -39,11 +39,18 @@ def check_epsilons(epsilons: Sequence[float]) -> np.ndarray:
 def check_logits(logits: np.ndarray, labels: np.ndarray, start: int) -> None:
     """Raises ValueError unless these are finite logits that fit the labels.
 
+    Probabilities are told by their rows, which sum to 1.
+
     Args:
         logits: floats (b, classes).
         labels: the true classes, integers (b,).
         start: the number of the first of these images.
     """
+    if len(logits) != len(labels):
+        raise ValueError(
+            "model must return one row of logits for each image. "
+            f"Received: {len(logits)} rows for {len(labels)} images"
+        )
     check_finite(logits, start, "the logits")
     if labels.max() >= logits.shape[1]:
         raise ValueError(

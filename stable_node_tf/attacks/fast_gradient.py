@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from stable_node_tf.attacks.chance import warn_of_chance
 from stable_node_tf.attacks.checks import (
     check_data,
     check_epsilons,
     check_finite,
     check_logits,
 )
+from stable_node_tf.attacks.compiled import compiled
 from stable_node_tf.attacks.gradients import logits_and_gradient, read_logits
 from stable_node_tf.attacks.losses import log_odds
 from stable_node_tf.attacks.outcome import (
@@ -45,11 +47,20 @@ def fgsm(
     returned together: 10 000 images of 28 x 28 pixels and 16 budgets take
     0.5 GB. Use `fgsm_batches` where that is too much.
 
+    What is compiled for a model is kept while the model lives, for any number
+    of images of the same shape. Weights may change in between. Where the model
+    itself changes, by another activation for example or by `compile`, the next
+    call compiles anew. What it finds are changes of attributes, of variables
+    that a function closes over and of global variables that it names; not of
+    modules and classes. Not found either are changes while a call of an attack,
+    or a loop over its batches, is under way.
+
     Args:
         model: maps a float32 tensor of images (b, ...) to logits
             (b, classes), differentiably, for any batch size b: a Keras model
             or any other function of TensorFlow operations. Logits and not
-            probabilities: the gradient through a softmax vanishes.
+            probabilities: the gradient through a softmax vanishes. A single
+            logit z, shape (b, 1), stands for two, (0, z): class 1 where z > 0.
         images: array (n, ...) of floats in [0, 1], n >= 1.
         labels: integer array (n,) with the true classes.
         epsilons: budgets in the l-infinity norm, in units of the pixel range
@@ -121,43 +132,48 @@ def _fgsm_batches(
     epsilons: np.ndarray,
     batch_size: int,
 ) -> Iterator[AttackedBatch]:
-    batch_spec = tf.TensorSpec([None, *images.shape[1:]], tf.float32)
-    labels_spec = tf.TensorSpec([None], tf.int64)
-    epsilon_spec = tf.TensorSpec([], tf.float32)
-
-    @tf.function(input_signature=[batch_spec, labels_spec], autograph=False)
-    def clean(x: Any, y: Any) -> tuple[Any, Any]:
-        return logits_and_gradient(model, log_odds, x, y)
-
-    @tf.function(
-        input_signature=[batch_spec, batch_spec, epsilon_spec],
-        autograph=False,
+    attack = compiled(
+        model,
+        _attack,
+        signature=[
+            tf.TensorSpec([None, *images.shape[1:]], tf.float32),
+            tf.TensorSpec([None], tf.int64),
+            tf.TensorSpec([None], tf.float32),
+        ],
     )
-    def step(x: Any, direction: Any, epsilon: Any) -> tuple[Any, Any]:
+    for start in range(0, len(images), batch_size):
+        x = images[start : start + batch_size]
+        y = labels[start : start + batch_size]
+        answers = attack(x, y, epsilons)
+        logits, gradient, adversarial, attacked_logits = (
+            answer.numpy() for answer in answers
+        )
+        check_logits(logits, y, start)
+        check_finite(gradient, start, "the gradient of the loss")
+        for of_one_budget in attacked_logits:
+            check_finite(of_one_budget, start, "the logits under attack")
+        warn_of_chance(attack, logits, x, y, epsilons)
+        yield AttackedBatch(
+            adversarial=adversarial,
+            predictions=attacked_logits.argmax(axis=2),
+            clean_predictions=logits.argmax(axis=1),
+            labels=y,
+            zero_gradient=~gradient.reshape(len(y), -1).any(axis=1),
+        )
+
+
+def _attack(
+    model: Classifier, x: Any, labels: Any, epsilons: Any
+) -> tuple[Any, Any, Any, Any]:
+    """Logits and gradient of images; attacked images and their logits."""
+    logits, gradient = logits_and_gradient(model, log_odds, x, labels)
+    direction = tf.sign(gradient)
+
+    def step(epsilon: Any) -> tuple[Any, Any]:
         attacked = tf.clip_by_value(x + epsilon * direction, 0.0, 1.0)
         return attacked, read_logits(model, attacked)
 
-    for start in range(0, len(images), batch_size):
-        x = tf.constant(images[start : start + batch_size])
-        y = labels[start : start + batch_size]
-        logits, gradient = clean(x, tf.constant(y))
-        check_logits(logits.numpy(), y, start)
-        check_finite(gradient.numpy(), start, "the gradient of the loss")
-        direction = tf.sign(gradient)
-        adversarial = np.empty([len(epsilons), *x.shape], np.float32)
-        predictions = np.empty([len(epsilons), len(y)], np.int64)
-        for i, epsilon in enumerate(epsilons):
-            attacked, attacked_logits = step(x, direction, np.float32(epsilon))
-            check_finite(
-                attacked_logits.numpy(), start, "the logits under attack"
-            )
-            adversarial[i] = attacked.numpy()
-            predictions[i] = attacked_logits.numpy().argmax(axis=1)
-        moves = gradient.numpy().reshape(len(y), -1).any(axis=1)
-        yield AttackedBatch(
-            adversarial=adversarial,
-            predictions=predictions,
-            clean_predictions=logits.numpy().argmax(axis=1),
-            labels=y,
-            zero_gradient=~moves,
-        )
+    adversarial, attacked_logits = tf.map_fn(
+        step, epsilons, fn_output_signature=(x.dtype, logits.dtype)
+    )
+    return logits, gradient, adversarial, attacked_logits

@@ -1,28 +1,97 @@
 """Logits, and gradients of a loss with respect to the images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
+from stable_node_tf.attacks.compiled import Compiled, compiled
 from stable_node_tf.attacks.outcome import Classifier
 
 Loss = Callable[[Any, Any], Any]
 
 
+# Operations that change no value.
+_COPIES = ("Cast", "ExpandDims", "Identity", "Reshape", "Squeeze")
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+
+
 def read_logits(model: Classifier, x: Any) -> Any:
     """The model's logits in at least single precision.
 
+    A single logit z per image stands for the two logits (0, z): class 1 where
+    z > 0, and class 0 elsewhere.
+
     Raises:
-        ValueError: if the model does not return one tensor (batch, classes).
+        ValueError: if the model has not one input, does not return one tensor
+            of floats (batch, classes), or ends in a softmax or sigmoid.
     """
+    inputs = getattr(model, "inputs", None) or []
+    if isinstance(model, keras.Model) and len(inputs) > 1:
+        names = ", ".join(tensor.name for tensor in inputs)
+        raise ValueError(
+            f"model must have one input. Received: {len(inputs)} inputs, "
+            f"{names}"
+        )
     logits = model(x)
-    if not tf.is_tensor(logits) or logits.shape.rank != 2:
+    if (
+        not tf.is_tensor(logits)
+        or logits.shape.rank != 2
+        or not logits.dtype.is_floating
+    ):
         raise ValueError(
             "model must return one tensor of logits of shape "
-            f"(batch, classes). Received: {logits!r}"
+            f"(batch, classes), floats. Received: {_described(logits)}"
         )
-    return tf.cast(logits, tf.float32) if logits.dtype.size < 4 else logits
+    last = _last_operation(logits)
+    if last in ("Sigmoid", "Softmax"):
+        raise ValueError(
+            f"model must return logits, not probabilities: through a {last} "
+            "the gradient vanishes and the attack fails. "
+            f"Received: a model that ends in {last}"
+        )
+    if logits.dtype.size < 4:
+        logits = tf.cast(logits, tf.float32)
+    if logits.shape[1] in (1, None):
+        batch, classes = tf.unstack(tf.shape(logits))
+        missing = tf.cast(tf.equal(classes, 1), tf.int32)
+        zeros = tf.zeros(tf.stack([batch, missing]), logits.dtype)
+        static = logits.shape[:1] + [2 if logits.shape[1] == 1 else None]
+        logits = tf.ensure_shape(tf.concat([zeros, logits], 1), static)
+    return logits
+
+
+def _described(answer: Any) -> str:
+    if isinstance(answer, dict):
+        return f"a dictionary with {', '.join(map(repr, answer))}"
+    if isinstance(answer, (list, tuple)):
+        return f"a {type(answer).__name__} of {len(answer)}"
+    if tf.is_tensor(answer):
+        return f"a tensor of {answer.dtype.name}, shape {answer.shape}"
+    return f"{type(answer).__name__}"
+
+
+def _last_operation(tensor: Any) -> str | None:
+    """The type of the operation that a tensor of a graph comes from."""
+    if not tf.is_symbolic_tensor(tensor):
+        return None
+    operation, graph = tensor.op, tensor.graph
+    index = tensor.value_index
+    while True:
+        if operation.type in _COPIES:
+            tensor = operation.inputs[0]
+        elif operation.type in _CALLS:
+            name = operation.get_attr("f").name
+            if not graph._is_function(name):
+                return operation.type
+            graph = getattr(graph._get_function(name), "graph", None)
+            if graph is None:
+                return operation.type
+            tensor = graph.outputs[index]
+        else:
+            return str(operation.type)
+        operation, index = tensor.op, tensor.value_index
 
 
 def logits_and_gradient(
@@ -63,3 +132,14 @@ def logits_and_gradient(
             f"but no gradient reaches them. Received: model={model!r}"
         )
     return logits, gradient
+
+
+def compiled_gradient(
+    model: Classifier, loss: Loss, shape: Sequence[int]
+) -> Compiled:
+    """Compiles `logits_and_gradient` for images of one shape, (b, *shape)."""
+    signature = [
+        tf.TensorSpec([None, *shape], tf.float32),
+        tf.TensorSpec([None], tf.int64),
+    ]
+    return compiled(model, logits_and_gradient, loss, signature=signature)

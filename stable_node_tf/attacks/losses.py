@@ -79,7 +79,8 @@ def logits_ratio(logits: Any, labels: Any) -> Any:
     if classes is not None and classes < 3:
         raise ValueError(
             "loss='dlr' needs at least three classes. "
-            f"Received: logits of {classes} classes"
+            f"Received: logits of {classes} classes, a single logit counting "
+            "as two"
         )
     largest = tf.math.top_k(logits, 3).values
     spread = largest[:, 0] - largest[:, 2]

@@ -11,7 +11,12 @@ from stable_node_tf.attacks.checks import (
     check_data,
     check_epsilons,
 )
-from stable_node_tf.attacks.gradients import logits_and_gradient, read_logits
+from stable_node_tf.attacks.compiled import compiled
+from stable_node_tf.attacks.gradients import (
+    compiled_gradient,
+    logits_and_gradient,
+    read_logits,
+)
 from stable_node_tf.attacks.losses import log_odds, logits_ratio, margin
 from stable_node_tf.attacks.outcome import (
     Attack,
@@ -22,6 +27,7 @@ from stable_node_tf.attacks.outcome import (
 from stable_node_tf.attacks.row_queue import (
     IteratedAttack,
     row_count,
+    row_specs,
     run_batches,
 )
 from stable_node_tf.stability.checks import check_count
@@ -171,18 +177,28 @@ def pgd_batches(
     seed = check_count(seed, "seed", 0)
     lengths = _check_schedule(step_size, steps)
 
-    ball = _BALLS[norm]
+    ball: Any = _BALLS[norm]
     shape = checked_images.shape[1:]
     rows = row_count(len(checked_images), len(budgets))
     chunk = min(_CHUNK, steps)
     begin = functools.partial(ball.draw, shape=shape)
+    advance = compiled(
+        model,
+        _advance,
+        _LOSSES[loss],
+        ball,
+        chunk,
+        signature=[
+            tf.TensorSpec([None], tf.float32),
+            *row_specs(rows, shape, [0]),
+        ],
+        jit_compile=jit_compile,
+    )
     attack = IteratedAttack(
-        clean=_clean(model, _LOSSES[loss], shape),
+        clean=compiled_gradient(model, _LOSSES[loss], shape),
         begin=begin if restarts else lambda _: np.zeros(shape, np.float32),
         draw=lambda _: np.empty(0, np.float32),
-        advance=_advance(
-            model, _LOSSES[loss], ball, lengths, chunk, rows, shape, jit_compile
-        ),
+        advance=functools.partial(advance, lengths),
         chunk=chunk,
         iterations=steps,
         runs=max(restarts, 1),
@@ -260,82 +276,48 @@ def _check_schedule(
     return np.broadcast_to(lengths, (steps,))
 
 
-def _clean(model: Classifier, loss: Any, shape: tuple[int, ...]) -> Any:
-    specs = [
-        tf.TensorSpec([None, *shape], tf.float32),
-        tf.TensorSpec([None], tf.int64),
-    ]
-
-    @tf.function(input_signature=specs, autograph=False)
-    def clean(x: Any, labels: Any) -> tuple[Any, Any]:
-        return logits_and_gradient(model, loss, x, labels)
-
-    return clean
-
-
 def _advance(
     model: Classifier,
     loss: Any,
     ball: Any,
-    lengths: np.ndarray,
     chunk: int,
-    rows: int,
-    shape: tuple[int, ...],
-    jit_compile: bool,
-) -> Any:
-    image = tf.TensorSpec([rows, *shape], tf.float32)
-    number = tf.TensorSpec([rows], tf.float32)
-    specs = [
-        image,
-        tf.TensorSpec([rows], tf.int64),
-        number,
-        image,
-        number,
-        tf.TensorSpec([rows], tf.int32),
-        tf.TensorSpec([rows, 0], tf.float32),
-    ]
-    # A row that has made all its steps stays where it is.
-    table = np.concatenate([lengths, [0.0]]).astype(np.float32)
+    lengths: Any,
+    originals: Any,
+    labels: Any,
+    epsilons: Any,
+    current: Any,
+    best: Any,
+    done: Any,
+    draws: Any,
+) -> tuple[Any, Any, Any, Any]:
+    """Takes `chunk` steps from where each row stands."""
+    del draws
+    rows, *shape = originals.shape
     one_each = [rows] + [1] * len(shape)
     axes = list(range(1, 1 + len(shape)))
+    epsilon = tf.reshape(epsilons, one_each)
+    # A row that has made all its steps stays where it is.
+    table = tf.concat([lengths, [0.0]], 0)
+    steps = tf.size(lengths)
 
-    @tf.function(
-        input_signature=specs,
-        autograph=False,
-        jit_compile=jit_compile or None,
-    )
-    def advance(
-        originals: Any,
-        labels: Any,
-        epsilons: Any,
-        current: Any,
-        best: Any,
-        done: Any,
-        draws: Any,
-    ) -> tuple[Any, Any, Any, Any]:
-        del draws
-        epsilon = tf.reshape(epsilons, one_each)
-
-        def step(i: Any, x: Any, finite: Any) -> tuple[Any, Any, Any]:
-            logits, gradient = logits_and_gradient(model, loss, x, labels)
-            length = tf.gather(table, tf.minimum(done + i, len(lengths)))
-            move = tf.reshape(length, one_each) * epsilon
-            moved = tf.clip_by_value(x + move * ball.direction(gradient), 0, 1)
-            moved = originals + ball.project(moved - originals, epsilon)
-            moved = tf.clip_by_value(moved, 0.0, 1.0)  # but for rounding
-            fooled = tf.argmax(logits, -1) != labels
-            x = tf.where(tf.reshape(fooled, one_each), x, moved)
-            finite &= tf.reduce_all(tf.math.is_finite(logits), -1)
-            finite &= tf.reduce_all(tf.math.is_finite(gradient), axes)
-            return i + 1, x, finite
-
-        _, x, finite = tf.while_loop(
-            lambda i, x, finite: i < chunk,
-            step,
-            [tf.constant(0), current, tf.ones([rows], tf.bool)],
-        )
-        logits = read_logits(model, x)
+    def step(i: Any, x: Any, finite: Any) -> tuple[Any, Any, Any]:
+        logits, gradient = logits_and_gradient(model, loss, x, labels)
+        length = tf.gather(table, tf.minimum(done + i, steps))
+        move = tf.reshape(length, one_each) * epsilon
+        moved = tf.clip_by_value(x + move * ball.direction(gradient), 0, 1)
+        moved = originals + ball.project(moved - originals, epsilon)
+        moved = tf.clip_by_value(moved, 0.0, 1.0)  # but for rounding
+        fooled = tf.argmax(logits, -1) != labels
+        x = tf.where(tf.reshape(fooled, one_each), x, moved)
         finite &= tf.reduce_all(tf.math.is_finite(logits), -1)
-        return x, best, tf.argmax(logits, -1), finite
+        finite &= tf.reduce_all(tf.math.is_finite(gradient), axes)
+        return i + 1, x, finite
 
-    return advance
+    _, x, finite = tf.while_loop(
+        lambda i, x, finite: i < chunk,
+        step,
+        [tf.constant(0), current, tf.ones([rows], tf.bool)],
+    )
+    logits = read_logits(model, x)
+    finite &= tf.reduce_all(tf.math.is_finite(logits), -1)
+    return x, best, tf.argmax(logits, -1), finite

@@ -8,16 +8,19 @@ depend on the others.
 """
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
+from stable_node_tf.attacks.chance import warn_of_chance
 from stable_node_tf.attacks.checks import (
     check_finite,
     check_logits,
     refuse_not_finite,
 )
+from stable_node_tf.attacks.compiled import Compiled
 from stable_node_tf.attacks.outcome import AttackedBatch
 
 ROWS = 512
@@ -64,7 +67,7 @@ class IteratedAttack(NamedTuple):
         seed: of the random numbers.
     """
 
-    clean: Callable[[Any, Any], tuple[Any, Any]]
+    clean: Compiled
     begin: Callable[[np.random.Generator], np.ndarray]
     draw: Callable[[np.random.Generator], np.ndarray]
     advance: Callable[..., tuple[Any, Any, Any, Any]]
@@ -87,6 +90,7 @@ class _Batch:
     ) -> None:
         logits, gradient = attack.clean(images, labels)
         check_logits(logits.numpy(), labels, start)
+        warn_of_chance(attack.clean, logits.numpy(), images, labels)
         self.zero_gradient = None
         if gradient is not None:
             gradient = gradient.numpy()
@@ -155,6 +159,29 @@ class _Task(NamedTuple):
 def row_count(images: int, budgets: int) -> int:
     """How many rows the compiled iteration works on."""
     return min(ROWS, images * budgets)
+
+
+def row_specs(
+    rows: int, image: Sequence[int], draws: Sequence[int]
+) -> list[tf.TensorSpec]:
+    """The signature of `Rows`.
+
+    Args:
+        rows: how many there are.
+        image: the shape of one image.
+        draws: the shape of the random numbers of one row.
+    """
+    number = tf.TensorSpec([rows], tf.float32)
+    fields = {
+        "originals": tf.TensorSpec([rows, *image], tf.float32),
+        "labels": tf.TensorSpec([rows], tf.int64),
+        "epsilons": number,
+        "current": tf.TensorSpec([rows, *image], tf.float32),
+        "best": number,
+        "done": tf.TensorSpec([rows], tf.int32),
+        "draws": tf.TensorSpec([rows, *draws], tf.float32),
+    }
+    return [fields[name] for name in Rows._fields]
 
 
 def run_batches(
@@ -233,7 +260,8 @@ def _begin(
     state.labels[row] = task.batch.labels[task.image]
     state.epsilons[row] = epsilon
     state.current[row] = np.clip(image + epsilon * attack.begin(rng), 0.0, 1.0)
-    state.best[row] = -np.inf
+    # Not -inf, at which tf.debugging.enable_check_numerics would stop.
+    state.best[row] = np.finfo(np.float32).min
     state.done[row] = 0
 
 

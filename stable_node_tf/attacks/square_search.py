@@ -1,5 +1,6 @@
 """Square: a random search that asks the model for logits and nothing else."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from stable_node_tf.attacks.checks import (
     check_data,
     check_epsilons,
 )
+from stable_node_tf.attacks.compiled import compiled
 from stable_node_tf.attacks.gradients import read_logits
 from stable_node_tf.attacks.losses import margin
 from stable_node_tf.attacks.outcome import (
@@ -21,6 +23,7 @@ from stable_node_tf.attacks.outcome import (
 from stable_node_tf.attacks.row_queue import (
     IteratedAttack,
     row_count,
+    row_specs,
     run_batches,
 )
 from stable_node_tf.stability.checks import check_count
@@ -168,17 +171,30 @@ def square_batches(
     def draw(rng: np.random.Generator) -> np.ndarray:
         return rng.random((chunk, 2 + channels), np.float32)
 
+    clean = compiled(
+        model,
+        _logits,
+        signature=[
+            tf.TensorSpec([None, *shape], tf.float32),
+            tf.TensorSpec([None], tf.int64),
+        ],
+    )
+    advance = compiled(
+        model,
+        _advance,
+        chunk,
+        signature=[
+            tf.TensorSpec([None], tf.int32),
+            *row_specs(rows, shape, [chunk, 2 + channels]),
+        ],
+        jit_compile=jit_compile,
+    )
     attack = IteratedAttack(
-        clean=_clean(model, shape),
+        clean=clean,
         begin=stripes,
         draw=draw,
-        advance=_advance(
-            model,
-            side_lengths(queries, initial_share, *shape[:2]),
-            chunk,
-            rows,
-            shape,
-            jit_compile,
+        advance=functools.partial(
+            advance, side_lengths(queries, initial_share, *shape[:2])
         ),
         chunk=chunk,
         iterations=queries,
@@ -215,92 +231,56 @@ def side_lengths(
     return sides
 
 
-def _clean(model: Classifier, shape: tuple[int, ...]) -> Any:
-    specs = [
-        tf.TensorSpec([None, *shape], tf.float32),
-        tf.TensorSpec([None], tf.int64),
-    ]
-
-    @tf.function(input_signature=specs, autograph=False)
-    def clean(x: Any, labels: Any) -> tuple[Any, None]:
-        del labels
-        return read_logits(model, x), None
-
-    return clean
+def _logits(model: Classifier, x: Any, labels: Any) -> tuple[Any, None]:
+    del labels
+    return read_logits(model, x), None
 
 
 def _advance(
     model: Classifier,
-    sides: np.ndarray,
     chunk: int,
-    rows: int,
-    shape: tuple[int, ...],
-    jit_compile: bool,
-) -> Any:
-    height, width, channels = shape
-    image = tf.TensorSpec([rows, *shape], tf.float32)
-    number = tf.TensorSpec([rows], tf.float32)
-    specs = [
-        image,
-        tf.TensorSpec([rows], tf.int64),
-        number,
-        image,
-        number,
-        tf.TensorSpec([rows], tf.int32),
-        tf.TensorSpec([rows, chunk, 2 + channels], tf.float32),
-    ]
+    sides: Any,
+    originals: Any,
+    labels: Any,
+    epsilons: Any,
+    current: Any,
+    best: Any,
+    done: Any,
+    draws: Any,
+) -> tuple[Any, Any, Any, Any]:
+    """Asks `chunk` queries about each row."""
+    rows, height, width, _ = originals.shape
+    epsilon = tf.reshape(epsilons, [rows, 1, 1, 1])
+    upper = tf.minimum(originals + epsilon, 1.0)
+    lower = tf.maximum(originals - epsilon, 0.0)
+    draws = tf.transpose(draws, [1, 0, 2])
+    queries = tf.size(sides)
 
-    @tf.function(
-        input_signature=specs,
-        autograph=False,
-        jit_compile=jit_compile or None,
+    def query(
+        i: Any, x: Any, best: Any, classes: Any, finite: Any
+    ) -> tuple[Any, Any, Any, Any, Any]:
+        drawn = draws[i]
+        left = done + i < queries
+        side = tf.gather(sides, tf.minimum(done + i, queries - 1))
+        inside = _between(drawn[:, 0], side, height)[:, :, tf.newaxis]
+        inside &= _between(drawn[:, 1], side, width)[:, tf.newaxis, :]
+        up = drawn[:, tf.newaxis, tf.newaxis, 2:] < 0.5
+        asked = tf.where(inside[..., tf.newaxis], tf.where(up, upper, lower), x)
+        logits = read_logits(model, asked)
+        value = tf.cast(margin(logits, labels), tf.float32)
+        better = left & (classes == labels) & (value > best)
+        x = tf.where(better[:, tf.newaxis, tf.newaxis, tf.newaxis], asked, x)
+        classes = tf.where(better, tf.argmax(logits, -1), classes)
+        best = tf.where(better, value, best)
+        finite &= tf.reduce_all(tf.math.is_finite(logits), -1)
+        return i + 1, x, best, classes, finite
+
+    _, x, best, classes, finite = tf.while_loop(
+        lambda i, *_: i < chunk,
+        query,
+        [tf.constant(0), current, best, labels, tf.ones([rows], tf.bool)],
     )
-    def advance(
-        originals: Any,
-        labels: Any,
-        epsilons: Any,
-        current: Any,
-        best: Any,
-        done: Any,
-        draws: Any,
-    ) -> tuple[Any, Any, Any, Any]:
-        epsilon = tf.reshape(epsilons, [rows, 1, 1, 1])
-        upper = tf.minimum(originals + epsilon, 1.0)
-        lower = tf.maximum(originals - epsilon, 0.0)
-        draws = tf.transpose(draws, [1, 0, 2])
-
-        def query(
-            i: Any, x: Any, best: Any, classes: Any, finite: Any
-        ) -> tuple[Any, Any, Any, Any, Any]:
-            drawn = draws[i]
-            left = done + i < len(sides)
-            last = len(sides) - 1
-            side = tf.gather(sides, tf.minimum(done + i, last))
-            inside = _between(drawn[:, 0], side, height)[:, :, tf.newaxis]
-            inside &= _between(drawn[:, 1], side, width)[:, tf.newaxis, :]
-            up = drawn[:, tf.newaxis, tf.newaxis, 2:] < 0.5
-            asked = tf.where(
-                inside[..., tf.newaxis], tf.where(up, upper, lower), x
-            )
-            logits = read_logits(model, asked)
-            value = tf.cast(margin(logits, labels), tf.float32)
-            better = left & (classes == labels) & (value > best)
-            x = tf.where(
-                better[:, tf.newaxis, tf.newaxis, tf.newaxis], asked, x
-            )
-            classes = tf.where(better, tf.argmax(logits, -1), classes)
-            best = tf.where(better, value, best)
-            finite &= tf.reduce_all(tf.math.is_finite(logits), -1)
-            return i + 1, x, best, classes, finite
-
-        _, x, best, classes, finite = tf.while_loop(
-            lambda i, *_: i < chunk,
-            query,
-            [tf.constant(0), current, best, labels, tf.ones([rows], tf.bool)],
-        )
-        return x, best, classes, finite
-
-    return advance
+    return x, best, classes, finite
 
 
 def _between(place: Any, side: Any, length: int) -> Any:

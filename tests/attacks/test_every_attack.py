@@ -1,7 +1,9 @@
 """What holds for every attack, in one table."""
 
 import functools
+import warnings
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -180,11 +182,193 @@ def test_probabilities_are_refused(name, data):
         ATTACKS[name][0](lambda x: tf.nn.softmax(model(x)), *data, [0.1])
 
 
+def tail(*layers):
+    return keras.Sequential(
+        [keras.Input((4, 4, 1)), keras.layers.Flatten(), *layers]
+    )
+
+
+def dense(units, activation):
+    return tail(keras.layers.Dense(units, activation))
+
+
+PROBABILITIES = {
+    "sigmoid": dense(3, "sigmoid"),
+    "sigmoid, one": dense(1, "sigmoid"),
+    "sigmoid, a layer": tail(
+        keras.layers.Dense(1), keras.layers.Activation("sigmoid")
+    ),
+    "softmax, half precision": tail(
+        keras.layers.Dense(3, "softmax", dtype="mixed_bfloat16")
+    ),
+    "softmax, called": tf.function(dense(3, "softmax")),
+    "sigmoid, reshaped": lambda x: tf.reshape(
+        tf.sigmoid(tf.reduce_sum(x, [1, 2, 3])), [-1, 1]
+    ),
+}
+
+
+@every(PROBABILITIES)
+@pytest.mark.parametrize("attack", ["fgsm", "square"])
+def test_models_that_end_in_probabilities_are_refused(name, attack, data):
+    images, labels = data
+    with pytest.raises(ValueError, match="logits, not probabilities"):
+        ATTACKS[attack][0](PROBABILITIES[name], images, labels % 2, [0.1])
+
+
 @every(ATTACKS)
-def test_models_without_one_tensor_of_logits_are_refused(name, data):
+def test_log_probabilities_are_logits(name, data):
+    """They differ by a shift, which no loss sees but for rounding."""
     model = smooth_model()
-    with pytest.raises(ValueError, match="one tensor of logits"):
-        ATTACKS[name][0](lambda x: {"logits": model(x)}, *data, [0.1])
+    attack = ATTACKS[name][0]
+    one = attack(model, *data, EPSILONS)
+    other = attack(lambda x: tf.nn.log_softmax(model(x)), *data, EPSILONS)
+    np.testing.assert_array_equal(one.success, other.success)
+
+
+def two_inputs():
+    inputs = [keras.Input((4, 4, 1), name=name) for name in ("left", "right")]
+    flat = keras.layers.Flatten()(keras.layers.Add()(inputs))
+    return keras.Model(inputs, keras.layers.Dense(3)(flat))
+
+
+def two_outputs(structure):
+    image = keras.Input((4, 4, 1))
+    flat = keras.layers.Flatten()(image)
+    answers = [keras.layers.Dense(3, name=name)(flat) for name in ("a", "b")]
+    return keras.Model(image, structure(answers))
+
+
+MISFITS = {
+    "dictionary": (two_outputs(lambda x: dict(a=x[0], b=x[1])), "dictionary.*"),
+    "dictionary of one": (two_outputs(lambda x: {"a": x[0]}), "dictionary"),
+    "list": (two_outputs(list), "list of 2"),
+    "two inputs": (two_inputs(), "one input.*2 inputs, left, right"),
+    "images": (tail(keras.layers.Reshape((4, 4))), r"\(None, 4, 4\)"),
+    "integers": (lambda x: tf.cast(x[:, 0, :, 0], tf.int32), "int32"),
+    "one answer": (
+        lambda x: tf.reduce_sum(x, [0, 1])[tf.newaxis, :, 0],
+        "one row of logits for each image",
+    ),
+}
+
+
+@every(MISFITS)
+@pytest.mark.parametrize("attack", ["fgsm", "pgd", "square"])
+def test_models_of_other_form_are_refused_by_name(name, attack, data):
+    model, message = MISFITS[name]
+    with pytest.raises(ValueError, match=f"model must.*{message}"):
+        ATTACKS[attack][0](model, *data, [0.1])
+
+
+SINGLE = [name for name in ATTACKS if name != "pgd, dlr"]
+
+
+@every(SINGLE)
+def test_a_single_logit_stands_for_two(name, data):
+    """Class 1 where it is positive; where it is zero or less, class 0."""
+    images, labels = data
+    model = smooth_model()
+
+    def one(x):
+        return model(x)[:, :1]
+
+    def two(x):
+        z = model(x)[:, :1]
+        return tf.concat([-z / 2, z / 2], 1)
+
+    labels = (one(images).numpy()[:, 0] > 0).astype(int)
+    labels[:3] = 1 - labels[:3]
+    epsilons = [0.0, 0.02, 0.3]
+    mine = ATTACKS[name][0](one, images, labels, epsilons)
+    theirs = ATTACKS[name][0](two, images, labels, epsilons)
+    np.testing.assert_array_equal(mine.success, theirs.success)
+    assert mine.success[2].sum() > mine.success[0].sum() == 3
+    for attacked, hit in zip(mine.adversarial, mine.success, strict=True):
+        answers = one(attacked).numpy()[:, 0] > 0
+        np.testing.assert_array_equal(hit, answers != labels)
+    with pytest.raises(ValueError, match="below 2, the number of classes"):
+        ATTACKS[name][0](one, images, labels + 1, epsilons)
+
+
+def test_a_single_logit_of_zero_is_class_0(data):
+    images, _ = data
+    [batch] = attacks.fgsm_batches(
+        lambda x: 0.0 * x[:, 0, 0], images, np.zeros(23, int), [0.1]
+    )
+    assert not batch.predictions.any()
+
+
+def test_a_single_logit_follows_the_binary_cross_entropy(data):
+    images, labels = data
+    labels = labels % 2
+    model = dense(1, None)
+    attack = attacks.fgsm(model, images, labels, [0.1])
+    x = tf.constant(images)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = keras.losses.binary_crossentropy(
+            labels[:, np.newaxis], model(x), from_logits=True
+        )
+    expected = np.clip(images + 0.1 * np.sign(tape.gradient(loss, x)), 0, 1)
+    np.testing.assert_allclose(attack.adversarial[0], expected, atol=1e-6)
+
+
+def test_the_margin_ratio_of_a_single_logit_is_refused(data):
+    with pytest.raises(ValueError, match="three classes.*counting as two"):
+        attacks.pgd(dense(1, None), data[0], data[1] % 2, [0.1], loss="dlr")
+
+
+@every(ATTACKS)
+def test_answers_that_are_a_matter_of_chance_are_noticed(name, data):
+    class Dropping(keras.layers.Dropout):
+        def call(self, x):
+            return super().call(x, training=True)
+
+    model = tail(Dropping(0.5, seed=0), keras.layers.Dense(3))
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="differently each time"):
+            ATTACKS[name][0](model, *data, [0.1])
+
+
+@every(ATTACKS)
+def test_models_that_repeat_themselves_are_not_warned_of(name, data):
+    model = tail(keras.layers.Dropout(0.5), keras.layers.Dense(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ATTACKS[name][0](model, *data, [0.1])
+
+
+@every(ATTACKS)
+def test_functions_that_run_eagerly_give_the_same(name, data):
+    images, labels = data
+    few = images[:6], labels[:6]
+    attack = functools.partial(ATTACKS[name][0], epsilons=[0.1, 0.4])
+    compiled = attack(smooth_model(), *few)
+    tf.config.run_functions_eagerly(True)
+    try:
+        eager = attack(smooth_model(), *few)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    np.testing.assert_array_equal(eager.success, compiled.success)
+    np.testing.assert_allclose(
+        eager.adversarial, compiled.adversarial, atol=1e-5
+    )
+
+
+@pytest.fixture
+def check_numerics():
+    tf.debugging.enable_check_numerics()
+    yield
+    tf.debugging.disable_check_numerics()
+
+
+@every(ATTACKS)
+def test_nothing_infinite_is_computed(name, data, check_numerics):
+    """Of budgets and labels that leave rows idle, too."""
+    images, labels = data
+    attack = ATTACKS[name][0](smooth_model(), images, labels, EPSILONS)
+    assert attack.success[2].sum() > 3
 
 
 @every([name for name in ATTACKS if name != "square"])

@@ -8,7 +8,14 @@ from bars import in_place_of_data, split
 from programs import SMALL, run, small_model
 
 from stable_node_tf import export, ode_classifier
-from trainers import attack_report, attack_suite, evaluate, summarise
+from trainers import (
+    attack_report,
+    attack_suite,
+    datasets,
+    evaluate,
+    report,
+    summarise,
+)
 
 
 @pytest.fixture
@@ -184,8 +191,29 @@ def test_a_record_that_is_none_is_begun_anew(tmp_path, text):
     model, path = tmp_path / "model.keras", tmp_path / "evaluation.json"
     model.write_bytes(b"model")
     path.write_text(text)
-    record = attack_suite.open_record(path, model, "mnist", 30)
+    record = attack_suite.open_record(path, model, "mnist", digits(30))
     assert record["attacks"] == {} and record["num_images"] == 30
+
+
+def digits(rows, first=0):
+    labels = (np.arange(rows) + first) % 10
+    return datasets.Split(np.zeros([rows, 28, 28, 1], np.uint8), labels)
+
+
+def test_a_record_is_of_one_model_and_of_its_images(tmp_path):
+    model, path = tmp_path / "model.keras", tmp_path / "evaluation.json"
+    model.write_bytes(b"model")
+
+    def known(split):
+        return attack_suite.open_record(path, model, "mnist", split)["attacks"]
+
+    record = attack_suite.open_record(path, model, "mnist", digits(30))
+    record["attacks"] = {"fgsm": {}}
+    report.write_json(record, path)
+    assert known(digits(30)) == {"fgsm": {}}
+    assert known(digits(20)) == known(digits(30, first=1)) == {}
+    model.write_bytes(b"another")
+    assert known(digits(30)) == {}
 
 
 def corrupt(tmp_path, what):

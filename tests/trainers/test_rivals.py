@@ -157,13 +157,12 @@ def test_compares_all_rivals_and_carries_on(tmp_path, monkeypatch, capsys):
     )
     tiny = dataclasses.replace(tiny, epochs=1)
     monkeypatch.setitem(variants.PRESETS, "default", tiny)
-    monkeypatch.setattr(
-        datasets,
-        "load",
-        lambda *a, **k: datasets.Dataset(
-            split(64, 0), split(32, 1), split(40, 2)
-        ),
-    )
+
+    def load_data(seed):
+        data = datasets.Dataset(split(64, seed), split(32, 1), split(40, 2))
+        monkeypatch.setattr(datasets, "load", lambda *a, **k: data)
+
+    load_data(0)
     arguments = [
         *("--dataset=mnist", f"--results={tmp_path}"),
         *("--seed=1", "--pgd_images=8"),
@@ -195,5 +194,8 @@ def test_compares_all_rivals_and_carries_on(tmp_path, monkeypatch, capsys):
     ]
     right = np.mean(np.argmax(model(images), -1) == split(40, 2).labels)
     assert attacked["clean_accuracy"] == pytest.approx(right)
+    load_data(3)
+    run(*arguments, "--methods=shift")
+    assert before != {p: p.stat().st_mtime_ns for p in before}
     with pytest.raises(SystemExit, match="methods.*Received: magic"):
         run(*arguments, "--methods=magic")

@@ -83,8 +83,62 @@ def test_seeds_and_recipes_have_their_own_runs(images, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def other_pixels(images):
+    return images._replace(images=255 - images.images)
+
+
+def one_pixel(images):
+    pixels = images.images.copy()
+    pixels[-1, -1, -1] += 1
+    return images._replace(images=pixels)
+
+
+def other_labels(images):
+    return images._replace(labels=(images.labels + 1) % 10)
+
+
+def other_order(images):
+    return images.take(slice(None, None, -1))
+
+
+def fewer_images(images):
+    return images.take(slice(48))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [other_pixels, one_pixel, other_labels, other_order, fewer_images],
+    ids=lambda f: f.__name__,
+)
+def test_other_images_have_a_folder_of_their_own(change, images, tmp_path):
+    folders = {
+        training.checkpoint_folder(RECIPE, split, tmp_path, "model")
+        for split in (images, change(images))
+    }
+    assert len(folders) == 2
+
+
+def test_other_images_never_return_the_old_model(
+    images, checkpoints, tmp_path, capsys
+):
+    directory = shutil.copytree(checkpoints, tmp_path / "checkpoints")
+    changed = one_pixel(images)
+    trained = training.train(RECIPE, changed, directory, "model")
+    assert "already trained" not in capsys.readouterr().out
+    old = training.train(RECIPE, images, directory, "model")
+    again = training.train(RECIPE, changed, directory, "model")
+    assert capsys.readouterr().out.count("already trained") == 2
+    assert_equal(weights(trained), weights(again))
+    assert np.abs(weights(trained)[0] - weights(old)[0]).max() > 0
+
+
+def test_the_dtype_of_labels_is_no_other_data(images):
+    narrow = images._replace(labels=images.labels.astype(np.int32))
+    assert narrow.fingerprint() == images.fingerprint()
+
+
 def test_refuses_checkpoints_of_other_weights(images, tmp_path):
-    folder = tmp_path / f"model-{RECIPE.fingerprint()}"
+    folder = training.checkpoint_folder(RECIPE, images, tmp_path, "model")
     other = tf.train.Checkpoint(epoch=tf.Variable(1, dtype=tf.int64))
     tf.train.CheckpointManager(other, str(folder), 1).save()
     with pytest.raises(ValueError, match="another version of this package"):
