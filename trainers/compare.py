@@ -22,7 +22,6 @@ command carries on; what is trained or attacked already is taken as it is.
 import dataclasses
 import hashlib
 import sys
-import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -203,7 +202,7 @@ def compare(
     for line in effects.sentences(
         results["effects"], report.dataset_title(recipe.dataset)
     ):
-        print(f"\n{textwrap.fill(line, 80)}")
+        print(f"\n{line}")
     print(f"\nWritten to {directory}: results.json, results.csv, accuracy.png,")
     print("attacked_images.png, separation.png, saved_models/")
 

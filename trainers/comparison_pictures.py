@@ -77,11 +77,10 @@ def plot_accuracy(results: Results, path: str | Path) -> None:
         axes.axhline(10, color=drawing.GREY, linewidth=1, linestyle=(0, (1, 2)))
     axes_of[0].annotate(
         "guessing",
-        (1, 10),
+        (0, 10),
         xycoords=("axes fraction", "data"),
-        xytext=(-3, 2),
+        xytext=(4, 2),
         textcoords="offset points",
-        ha="right",
         color=drawing.GREY,
         fontsize=9,
     )

@@ -23,17 +23,17 @@ def results():
         "models": [
             {
                 "name": name,
-                "fgsm": curve(steepness, (0.0, 0.05, 0.1, 0.2, 0.3)),
+                "fgsm": curve(steepness, (0.0, 0.02, 0.05, 0.1, 0.2, 0.3)),
                 "pgd": curve(2 * steepness, (0.0, 0.05, 0.1, 0.2)),
                 "certified": {
                     "certified": curve(steepness / 4, (0.0, 1.0, 2.5), "radius")
                 },
             }
             for name, steepness in (
-                ("ordinary", 80),
-                ("stable_ode", 60),
-                ("bounded_ends", 50),
-                ("stable_network", 28),
+                ("ordinary", 30),
+                ("stable_ode", 27),
+                ("bounded_ends", 25),
+                ("stable_network", 22),
             )
         ],
     }
@@ -66,6 +66,9 @@ def test_accuracy_has_a_panel_for_each_attack_and_one_for_proofs(
     # Up to where next to nothing is left of any curve.
     assert [axes.get_xlim()[1] for axes in figure.axes] == [0.2, 0.2, 1.0]
     assert [len(axes.lines) for axes in figure.axes] == [5, 5, 3]
+    guessing = found["guessing"].get_window_extent()
+    for line in fgsm.lines[:4]:
+        assert drawing._gap(guessing, drawing._pixels(fgsm, line)) > 0
     plotted = [100 * p["accuracy"] for p in results["models"][3]["pgd"]]
     np.testing.assert_allclose(pgd.lines[3].get_ydata(), plotted)
     for label in (

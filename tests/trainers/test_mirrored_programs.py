@@ -65,7 +65,7 @@ def runs(tmp_path_factory):
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-5000:]
     assert done.stdout.count("Lipschitz bound") >= 2  # tables of `compare`
