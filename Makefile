@@ -52,7 +52,7 @@ $(STAMP): pyproject.toml setup.py
 	fi
 	@echo "Installing TensorFlow and the rest (2.4 GB): a minute or two ..."
 	@if ! PYTHONWARNINGS=ignore $(PYTHON) -m pip install --progress-bar off \
-	    --disable-pip-version-check -e '.[plots,tests]' | $(SHOW_LARGE); then \
+	    --disable-pip-version-check -e '.[compare,tests]' | $(SHOW_LARGE); then \
 	  echo "error: pip could not install the dependencies; its reason is" \
 	    "above. 'make venv' tries again." >&2; \
 	  exit 1; \
@@ -73,7 +73,7 @@ certify: venv  ## train for certified accuracy and report it (DATASET, SEED)
 	  --output=results/$(or $(DATASET),mnist)/certified \
 	  $(if $(SEED),--set=seed=$(SEED)) $(ARGS)
 
-compare: venv  ## train, attack, export three models (DATASET, PRESET, SEED)
+compare: venv  ## train, attack, export four models (DATASET, PRESET, SEED)
 	$(PYTHON) -m trainers.compare --dataset=$(or $(DATASET),mnist) \
 	  $(if $(PRESET),--preset=$(PRESET)) $(if $(SEED),--seed=$(SEED)) \
 	  $(if $(RESULTS),--results=$(RESULTS)) $(ARGS)

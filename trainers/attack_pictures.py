@@ -111,7 +111,7 @@ def plot_models(
     )
     axes.set_xlabel("ℓ∞ budget ε (pixels range from 0 to 1)")
     for name, record in records.items():
-        style = drawing.style_of(name)
+        style = drawing.style_of(name) | {"linestyle": "-"}
         pgd = _curve(record["attacks"]["pgd"])
         axes.plot(*pgd, **style, label=model_title(name))
         style |= {"linestyle": (0, (4, 2)), "linewidth": 1.2, "marker": ""}

@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +89,15 @@ def norm(name: str) -> str:
     return "l2" if name.endswith("_l2") else "linf"
 
 
-def attack_curve(
+def attacked_batches(
     name: str,
     model: Callable[[Any], Any],
     images: np.ndarray,
     labels: np.ndarray,
     settings: dict[str, Any],
     description: str,
-) -> evaluation.AccuracyCurve:
-    """Accuracy under one attack, with a progress bar.
+) -> Iterable[attacks.AttackedBatch]:
+    """Carries one attack out batch by batch, with a progress bar.
 
     Args:
       name: of the attack.
@@ -110,13 +110,27 @@ def attack_curve(
     batches = _BATCHES[name](
         model, images, labels, batch_size=_BATCH_SIZE, **settings
     )
-    watched = progress.track(
+    return progress.track(
         batches,
         description,
         -(-len(labels) // _BATCH_SIZE),
         disable=not sys.stdout.isatty(),
     )
-    return evaluation.accuracy_curve(watched, settings["epsilons"])
+
+
+def attack_curve(
+    name: str,
+    model: Callable[[Any], Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+    settings: dict[str, Any],
+    description: str,
+) -> evaluation.AccuracyCurve:
+    """Accuracy under one attack; the arguments of `attacked_batches`."""
+    batches = attacked_batches(
+        name, model, images, labels, settings, description
+    )
+    return evaluation.accuracy_curve(batches, settings["epsilons"])
 
 
 def run(

@@ -1,19 +1,31 @@
-"""Trains three classifiers alike and compares them under FGSM.
+"""Trains four classifiers alike and attacks them: what stability buys.
 
     python -m trainers.compare --dataset=mnist
 
-"ordinary" is free; in "stable_ode" only the matrix A of the ODE is constrained,
-as in arXiv 2501.10740; in "stable_network" A, encoder and read-out are. The
-three share architecture, seed, schedule and number of steps. Everything goes
-to results/DATASET/: checkpoints, SavedModels, results.json, results.csv and the
-pictures. Interrupted, the same command carries on; models that are trained
-already are taken as they are.
+Either the matrix A of the ODE is free or δ(A) is bounded, and either encoder
+and read-out, the ends, are free or their spectral norms are bounded:
+
+                    A free          A constrained
+    ends free       ordinary        stable_ode (as in arXiv 2501.10740)
+    ends bounded    bounded_ends    stable_network
+
+So the difference within a row is what the stability constraint does. The four
+share architecture, initial draw, loss, schedule and number of steps. FGSM is
+run on all test images, PGD with 100 steps on the first 1000, on two losses, of
+which the stronger counts for each image.
+
+Everything goes to results/DATASET/: checkpoints, outcomes of attacks,
+SavedModels, results.json, results.csv and the pictures. Interrupted, the same
+command carries on; what is trained or attacked already is taken as it is.
 """
 
 import dataclasses
+import hashlib
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,20 +34,41 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from stable_node_tf import attacks, evaluation, export
+from stable_node_tf.certification import certified_accuracy
 from trainers import (
+    attack_suite,
     command_line,
     comparison_pictures,
     datasets,
     distribution,
     drawing,
+    effects,
+    outcomes,
     report,
     training,
 )
-from trainers.attack_suite import attack_curve
-from trainers.measurement import EPSILONS, environment, points
+from trainers.measurement import (
+    EPSILONS,
+    certified_points,
+    environment,
+    package_digest,
+    points,
+)
 from trainers.recipe import Recipe
 from trainers.variants import PRESETS, describe, variants
 
+# Of these the stronger one counts, for each image.
+_PGD = attack_suite.Suite(
+    attacks=["pgd", "margin"],
+    epsilons=[0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25],
+    epsilons_l2=[],
+    pgd_steps=100,
+)
+_PGD_IMAGES = 1000
+_RADII = (
+    *(0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75),
+    *(0.9, 1.0, 1.1, 1.25, 1.4, 1.58, 1.75, 2.0, 2.25, 2.5),
+)
 _SHOWN_EPSILONS = (0.0, 0.05, 0.1, 0.15, 0.2)
 _SHOWN = 4
 _PAIRS = 200
@@ -50,7 +83,7 @@ _PRESET = flags.DEFINE_enum(
     "default: what we found best; paper: the architecture of the literature.",
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Of the three models.", 0, allow_override=True
+    "seed", 0, "Of the four models.", 0, allow_override=True
 )
 _EPOCHS = flags.DEFINE_integer(
     "epochs",
@@ -70,7 +103,8 @@ def main(argv: Sequence[str]) -> None:
     """Runs the comparison that the flags ask for."""
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)
+    # Retracing is what several models in one process need.
+    logging.set_verbosity(logging.ERROR)
     recipe = dataclasses.replace(
         PRESETS[_PRESET.value], dataset=_DATASET.value, seed=_SEED.value
     )
@@ -93,14 +127,15 @@ def compare(
     directory: Path,
     strategy: tf.distribute.Strategy | None = None,
 ) -> None:
-    """Trains, exports, attacks and reports on the three variants.
+    """Trains, exports, attacks and reports on the four variants.
 
     Of several workers all train, and one does the rest.
     """
     drawing.require_matplotlib()
+    effects.require_scipy()
     data = datasets.load(recipe.dataset, data_dir=_DATA_DIR.value)
-    trained = {}
-    for name, variant in variants(recipe).items():
+    recipes, trained = variants(recipe), {}
+    for name, variant in recipes.items():
         print(f"\nTraining {name}")
         trained[name] = training.train(
             variant,
@@ -111,42 +146,121 @@ def compare(
         )
     if not distribution.is_chief(strategy):
         return
-    models = {name: of.model for name, of in trained.items()}
-    summaries = []
-    for name, model in models.items():
-        summary = describe(name, model, recipe.delta_bar, trained[name])
-        saved = export.export(model, directory / "saved_models" / name)
-        for key, attacked in (
-            ("fgsm", model),
-            ("saved_model_fgsm", export.load(saved)),
-        ):
-            curve = attack_curve(
-                "fgsm",
-                attacked,
-                data.test.pixels,
-                data.test.labels,
-                {"epsilons": EPSILONS},
-                f"Attacking {name}" + " reloaded" * (key != "fgsm"),
-            )
-            summary.setdefault("clean_accuracy", curve.clean_accuracy)
-            summary.setdefault("zero_gradient_share", curve.zero_gradient_share)
-            summary[key] = points(curve)
-        summaries.append(summary)
+    print()
+    suite = dataclasses.replace(_PGD, seed=recipe.seed)
+    summaries, withstood = [], {}
+    for name, of in trained.items():
+        withstood[name] = _attacked(
+            name, of.model, recipes[name], suite, data.test, directory
+        )
+        curves = {k: o.curve() for k, o in withstood[name].items()}
+        saved = export.load(
+            export.export(of.model, directory / "saved_models" / name)
+        )
+        reloaded = outcomes.attacked(
+            "fgsm",
+            saved,
+            data.test,
+            {"epsilons": EPSILONS},
+            f"{name}, reloaded: FGSM",
+        )
+        summaries.append(
+            describe(name, of.model, recipe.delta_bar, of)
+            | {
+                "clean_accuracy": curves["fgsm"].clean_accuracy,
+                "zero_gradient_share": curves["fgsm"].zero_gradient_share,
+                "fgsm": points(curves["fgsm"]),
+                "pgd": points(curves["pgd"]),
+                "saved_model_fgsm": points(reloaded.curve()),
+                "certified": _certified(name, of.model, data.test),
+            }
+        )
 
     results = {
         "dataset": recipe.dataset,
         "preset": preset,
         "seed": recipe.seed,
         "config": dataclasses.asdict(recipe),
+        "attack": {
+            "pgd_images": min(_PGD_IMAGES, len(data.test.labels)),
+            **{name: suite.settings(name) for name in suite.attacks},
+        },
         "models": summaries,
+        "effects": effects.of_run(withstood),
         **environment(),
     }
     report.write_json(results, directory / "results.json")
     report.write_csv(results, directory / "results.csv")
-    draw(results, models, data.test, directory)
+    draw(
+        results,
+        {name: of.model for name, of in trained.items()},
+        data.test,
+        directory,
+    )
     rich.print(report.table(results))
-    print(f"Written to {directory}: results.json, results.csv, accuracy.png,")
+    rich.print(report.effect_table(results))
+    for line in effects.sentences(
+        results["effects"], report.dataset_title(recipe.dataset)
+    ):
+        print(f"\n{line}")
+    print(f"\nWritten to {directory}: results.json, results.csv, accuracy.png,")
     print("attacked_images.png, separation.png, saved_models/")
+
+
+def _attacked(
+    name: str,
+    model: keras.Model,
+    recipe: Recipe,
+    suite: attack_suite.Suite,
+    test: datasets.Split,
+    directory: Path,
+) -> dict[str, outcomes.Outcome]:
+    """What FGSM and the stronger of two runs of PGD leave of one model."""
+    weights = hashlib.sha256()
+    for weight in model.get_weights():
+        weights.update(weight.tobytes())
+
+    def run(attack: str, split: datasets.Split, settings: dict) -> Any:
+        title = f"{name}: {attack_suite.TITLES[attack]}"
+        start = time.perf_counter()
+        outcome = outcomes.kept(
+            directory / "attacks" / f"{name}_{attack}.npz",
+            {
+                "recipe": dataclasses.asdict(recipe),
+                "weights": weights.hexdigest(),
+                "package": package_digest(),
+                "images": len(split.labels),
+                "settings": settings,
+            },
+            lambda: outcomes.attacked(attack, model, split, settings, title),
+        )
+        seconds = time.perf_counter() - start
+        left = dict(zip(settings["epsilons"], outcome.right, strict=True))
+        print(
+            f"{title} leaves {left[effects.QUOTED].mean():.1%} at "
+            f"ε = {effects.QUOTED:g} ({seconds:.0f} s)"
+        )
+        return outcome
+
+    few = test.take(slice(_PGD_IMAGES))
+    return {
+        "fgsm": run("fgsm", test, {"epsilons": EPSILONS}),
+        "pgd": outcomes.strongest(
+            [run(n, few, suite.settings(n)) for n in suite.attacks]
+        ),
+    }
+
+
+def _certified(
+    name: str, model: keras.Model, test: datasets.Split
+) -> dict[str, Any] | None:
+    """What is proven of one model, if a bound of its solver is known."""
+    try:
+        curve = certified_accuracy(model, test.pixels, test.labels, _RADII)
+    except ValueError as error:
+        print(f"{name}: not certified: {error}")
+        return None
+    return certified_points(curve)
 
 
 def draw(
@@ -163,7 +277,7 @@ def draw(
     shown = test.take(firsts)
     images, labels = shown.pixels, shown.labels
     attacked = {}
-    for name in ("ordinary", "stable_network"):
+    for name in effects.PAIRS["bounded"]:
         adversarial, _ = attacks.fgsm(
             models[name], images, labels, _SHOWN_EPSILONS
         )
@@ -176,6 +290,7 @@ def draw(
         labels,
         _SHOWN_EPSILONS,
         attacked,
+        results["dataset"],
         datasets.CLASS_NAMES[results["dataset"]],
     )
 

@@ -2,23 +2,29 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from trainers import drawing
+from trainers import drawing, effects
 from trainers.report import (
     Results,
+    certified_by_radius,
     dataset_title,
     model_title,
     points_by_epsilon,
     rounded_up,
 )
 
+_LITTLE = 0.03  # where curves are cut off
 _RIGHT, _WRONG = "#009E73", "#D55E00"
 
 
 def plot_accuracy(results: Results, path: str | Path) -> None:
-    """Draws accuracy against attack budget as a PNG, a curve per model.
+    """Draws accuracy under attack, and what is proven, a curve per model.
+
+    There is a panel for FGSM, one for PGD, and one for certified accuracy
+    where any is known. They end where all curves of a norm are close to 0.
 
     Args:
         results: see `Results`.
@@ -27,24 +33,92 @@ def plot_accuracy(results: Results, path: str | Path) -> None:
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
-    figure, axes = drawing.one_panel(
-        7.2,
-        4.2,
-        f"{dataset_title(results['dataset'])}: test accuracy under attack, %",
+    models = results["models"]
+    panels = [
+        (
+            f"under {title}",
+            "ℓ∞ budget ε (pixels from 0 to 1)",
+            [points_by_epsilon(model, key) for model in models],
+        )
+        for key, title in effects.ATTACKS.items()
+    ]
+    proven = [certified_by_radius(model) for model in models]
+    if any(proven):
+        unit = "ℓ2 budget ε (norm of the change)"
+        panels.append(("certified: under any attack", unit, proven))
+    figure = drawing.new_figure(0.6 + 2.9 * len(panels), 3.9)
+    figure.get_layout_engine().set(wspace=0.05)
+    figure.suptitle(
+        f"{dataset_title(results['dataset'])}: right answers, %",
+        x=0.01,
+        ha="left",
+        fontsize=12,
     )
-    axes.set_xlabel("FGSM budget ε (pixels range from 0 to 1)")
     lines = {}
-    for model in results["models"]:
-        x, y = np.array(sorted(points_by_epsilon(model, "fgsm").items())).T
-        [line] = axes.plot(x, 100 * y, **drawing.style_of(model["name"]))
-        lines[model_title(model["name"])] = line
-    right = max(line.get_xdata()[-1] for line in lines.values())
-    axes.set(xlim=(0, right), ylim=(0, 101))
-    chance = axes.axhline(
-        10, color=drawing.GREY, linewidth=1, linestyle=(0, (4, 3))
+    axes_of = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, unit, curves) in zip(axes_of, panels, strict=True):
+        drawing.bare(axes)
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_xlabel(unit)
+        little = []
+        for model, curve in zip(models, curves, strict=True):
+            name, style = model["name"], drawing.style_of(model["name"])
+            if max(curve.values(), default=0.0) > _LITTLE:
+                x, y = np.array(sorted(curve.items())).T
+                [line] = axes.plot(x, 100 * y, **style)
+                lines[model_title(name)] = line
+            elif curve:
+                little.append((model_title(name), style["color"]))
+        _list_below(axes, f"below {100 * _LITTLE:g} %:", little)
+        alike = [c for _, other, cs in panels if other == unit for c in cs]
+        axes.set(xlim=(0, _end(alike)), ylim=(0, 101))
+        axes.locator_params(axis="x", nbins=4)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.axhline(10, color=drawing.GREY, linewidth=1, linestyle=(0, (1, 2)))
+    axes_of[0].annotate(
+        "guessing",
+        (0, 10),
+        xycoords=("axes fraction", "data"),
+        xytext=(4, 2),
+        textcoords="offset points",
+        color=drawing.GREY,
+        fontsize=9,
     )
-    drawing.label_lines(figure, axes, lines | {"chance": chance})
+    figure.legend(
+        lines.values(),
+        lines,
+        loc="outside lower left",
+        ncols=len(lines),
+        frameon=False,
+        labelcolor="linecolor",
+        handlelength=3.2,
+        fontsize=10,
+    )
     drawing.save(figure, path)
+
+
+def _list_below(axes: Any, head: str, names: Sequence[tuple[str, str]]) -> None:
+    """Writes names in their colours into the upper right corner, if any."""
+    for row, (text, colour) in enumerate([(head, drawing.GREY), *names]):
+        if names:
+            axes.annotate(
+                text,
+                (1, 1),
+                xycoords="axes fraction",
+                xytext=(-4, -4 - 13 * row),
+                textcoords="offset points",
+                ha="right",
+                va="top",
+                color=colour,
+                fontsize=10,
+            )
+
+
+def _end(curves: Sequence[Mapping[float, float]]) -> float:
+    """Where all curves are close to 0, or as far as they go."""
+    left = {x for c in curves for x, share in c.items() if share > _LITTLE}
+    beyond = {x for c in curves for x in c if x > max(left, default=0.0)}
+    return min(beyond) if beyond else max(left)
 
 
 def plot_attacked_images(
@@ -52,6 +126,7 @@ def plot_attacked_images(
     labels: Sequence[int],
     epsilons: Sequence[float],
     attacked: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    dataset: str,
     class_names: Sequence[str] | None = None,
 ) -> None:
     """Draws attacked images and the answers to them as a PNG.
@@ -67,6 +142,7 @@ def plot_attacked_images(
         attacked: for each model name the attacked images, floats in [0, 1],
             shape (E, n, height, width, 1), and the classes the model answers,
             integers (E, n).
+        dataset: "mnist" or "fashion_mnist", for the title.
         class_names: names to print for the classes, by default their numbers.
 
     Raises:
@@ -87,7 +163,14 @@ def plot_attacked_images(
     width, gap = len(epsilons), 0.15
     ratios = ([1] * width + [gap]) * len(attacked)
     figure = drawing.new_figure(
-        0.8 + 0.97 * sum(ratios), 0.55 + 1.2 * len(labels)
+        0.8 + 0.97 * sum(ratios), 0.85 + 1.2 * len(labels)
+    )
+    figure.suptitle(
+        f"{dataset_title(dataset)} under FGSM, through each model's own "
+        "gradient, and its answers",
+        x=0.01,
+        ha="left",
+        fontsize=12,
     )
     grid = figure.add_gridspec(
         len(labels), len(ratios) - 1, width_ratios=ratios[:-1]
@@ -151,8 +234,9 @@ def plot_separation(
     """
     from matplotlib import ticker
 
-    figure = drawing.new_figure(0.6 + 2.9 * len(separations), 3.7)
-    panels = figure.subplots(1, len(separations), sharey=True, squeeze=False)
+    rows = -(-len(separations) // 2)
+    figure = drawing.new_figure(8.0, 0.6 + 2.9 * rows)
+    panels = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
     figure.suptitle(
         f"{dataset_title(dataset)}: distance of neighbouring "
         "trajectories (1 at the start)",
@@ -162,9 +246,9 @@ def plot_separation(
     )
     labelled = []
     for axes, (name, ratios) in zip(
-        panels[0], separations.items(), strict=True
+        panels.flat[: len(separations)], separations.items(), strict=True
     ):
-        style = drawing.style_of(name) | {"marker": ""}
+        style = drawing.style_of(name) | {"marker": "", "linestyle": "-"}
         largest, median = ratios.max(axis=1), np.median(ratios, axis=1)
         bound = np.exp(delta_upper[name] * times)
         axes.fill_between(
@@ -183,12 +267,14 @@ def plot_separation(
         }
         labelled.append((axes, lines))
         axes.set(yscale="log", xlim=(times[0], times[-1]))
-        axes.set_xlabel("time t")
+        axes.set_xlabel("time t" if axes in panels[-1] else "")
         axes.locator_params(axis="x", nbins=2)
         drawing.bare(axes)
         axes.set_title(
             model_title(name), loc="left", fontsize=11, color=style["color"]
         )
+    for axes in panels.flat[len(separations) :]:
+        axes.set_visible(False)
     lowest, highest = panels[0, 0].get_ylim()
     digits = (1, 2, 5) if highest < 100 * lowest else (1,)
     panels[0, 0].yaxis.set_major_locator(ticker.LogLocator(subs=digits))

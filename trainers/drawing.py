@@ -16,6 +16,7 @@ from trainers.report import atomic
 _COLOURS = {
     "ordinary": "#D55E00",
     "stable_ode": "#CC79A7",
+    "bounded_ends": "#000000",
     "stable_network": "#0072B2",
     "fgsm_training": "#E69F00",
     "stable_network_fgsm": "#009E73",
@@ -23,10 +24,16 @@ _COLOURS = {
 _MARKERS = {
     "ordinary": "o",
     "stable_ode": "s",
+    "bounded_ends": "X",
     "stable_network": "D",
     "fgsm_training": "^",
     "stable_network_fgsm": "v",
 }
+# A is free in these: told from the others without colours too.
+_DASHED = ("ordinary", "bounded_ends")
+_DASHES = (0, (3, 1.2))
+# Labels keep so many pixels from the frame.
+_APART = 6
 # Of what belongs to no model.
 GREY = "#6B6B6B"
 
@@ -87,7 +94,8 @@ def style_of(name: str) -> dict[str, Any]:
     return {
         "color": _COLOURS.get(name, GREY),
         "marker": _MARKERS.get(name, "o"),
-        "markersize": 4,
+        "markersize": 5 if _MARKERS.get(name) == "X" else 4,
+        "linestyle": _DASHES if name in _DASHED else "-",
         "linewidth": 2,
     }
 
@@ -135,8 +143,8 @@ def label_lines(figure: Any, axes: Any, lines: Mapping[str, Any]) -> None:
                 )
                 room = min(_gap(box, others), 40)
                 room += 20 * min(_gap(box, paths[line]), 4)
-                inside = np.all(box.min >= axes.bbox.min) and np.all(
-                    box.max <= axes.bbox.max
+                inside = np.all(box.min >= axes.bbox.min + _APART) and np.all(
+                    box.max <= axes.bbox.max - _APART
                 )
                 if inside and room > most:
                     best, most = box, room

@@ -19,6 +19,11 @@ _KINDS = {
         "flow stretches no distance. Encoder and read-out are free, and the "
         "gain that A lost is found there: a stable ODE alone is no defence."
     ),
+    "bounded_ends": (
+        "The spectral norms of encoder and read-out are bounded as in the "
+        "stable network, and the matrix A of the ODE is free: what the "
+        "stability of the ODE is worth is the difference between the two."
+    ),
     "stable_network": (
         "A is constrained, δ(A) <= 0, and so are the spectral norms of encoder "
         "and read-out: the whole network has a small Lipschitz constant."
@@ -232,7 +237,7 @@ def _limits(kind: str, results: dict[str, Any]) -> str:
         "changes of all pixels, rotations or blur.",
         "One seed; another one gives other figures, see docs/results.md.",
     ]
-    if kind in ("ordinary", "stable_ode"):
+    if kind in ("ordinary", "stable_ode", "bounded_ends"):
         texts.append("The Lipschitz bound is too large to certify much.")
     if kind == "certified":
         texts.append(

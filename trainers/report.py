@@ -18,9 +18,11 @@ from typing import Any, TypedDict
 import numpy as np
 from rich import table as rich_table
 
+from trainers import effects
 
-class FgsmPoint(TypedDict):
-    """Accuracy, a share in [0, 1], under FGSM with one budget."""
+
+class AccuracyPoint(TypedDict):
+    """Accuracy, a share in [0, 1], under an attack with one budget."""
 
     epsilon: float
     accuracy: float
@@ -31,14 +33,19 @@ class ModelResult(TypedDict):
 
     Accuracies are shares in [0, 1]. `delta_lower` and `delta_upper` enclose
     the worst-case logarithmic norm of A, `delta_bar` is the bound it was
-    trained under (None if free), and `distance_to_stable` is the Frobenius
-    norm of the smallest change found that would bring A under the bound.
+    trained under (None if free), `pgd` is the accuracy under the stronger of
+    two runs for each image, `certified` is from
+    `trainers.measurement.certified_points` (None if no bound is known), and
+    `distance_to_stable` is the Frobenius norm of the smallest change found
+    that would bring A under the bound.
     """
 
     name: str
     clean_accuracy: float
-    fgsm: list[FgsmPoint]
-    saved_model_fgsm: list[FgsmPoint]
+    fgsm: list[AccuracyPoint]
+    pgd: list[AccuracyPoint]
+    saved_model_fgsm: list[AccuracyPoint]
+    certified: dict[str, Any] | None
     delta_lower: float
     delta_upper: float
     delta_bar: float | None
@@ -59,14 +66,17 @@ class Results(TypedDict):
     preset: str
     seed: int
     config: dict[str, Any]
+    attack: dict[str, Any]
     versions: dict[str, str]
     machine: str
     models: list[ModelResult]
+    effects: list[effects.Effect]
 
 
 _TITLES = {
     "ordinary": "ordinary",
     "stable_ode": "stable ODE (only A)",
+    "bounded_ends": "bounded ends (A free)",
     "stable_network": "stable network",
     "mu_inf_penalty": "μ∞ penalty on A",
     "shift": "shift A − cI",
@@ -76,10 +86,12 @@ _TITLES = {
     "stable_network_fgsm": "stable network, FGSM training",
 }
 _DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
+_SHOWN_RADII = (0.1, 0.3, 0.5, 1.0)
+_CURVES = ("fgsm", "pgd", "saved_model_fgsm")
 _SCALARS = [
     name
     for name in ModelResult.__annotations__
-    if name not in ("name", "fgsm", "saved_model_fgsm")
+    if name not in ("name", "certified", *_CURVES)
 ]
 
 
@@ -115,9 +127,9 @@ def write_csv(results: Results, path: str | Path) -> None:
     """Writes results as CSV, one row per model.
 
     The columns are dataset, preset, seed, name, the numbers of `ModelResult`
-    and one column per budget, `fgsm_EPSILON`, `saved_model_fgsm_EPSILON` and,
-    of `trainers.rivals`, `pgd_EPSILON`. A number that is not known is an empty
-    field.
+    and one column per budget, `fgsm_EPSILON`, `pgd_EPSILON`,
+    `saved_model_fgsm_EPSILON` and `certified_RADIUS`. A number that is not
+    known is an empty field.
 
     Args:
         results: see `Results`.
@@ -132,9 +144,11 @@ def write_csv(results: Results, path: str | Path) -> None:
             "name": model["name"],
         }
         row |= {name: model.get(name) for name in _SCALARS}
-        for prefix in ("fgsm", "saved_model_fgsm", "pgd"):
+        for prefix in _CURVES:
             for epsilon, accuracy in points_by_epsilon(model, prefix).items():
                 row[f"{prefix}_{epsilon:g}"] = accuracy
+        for radius, accuracy in certified_by_radius(model).items():
+            row[f"certified_{radius:g}"] = accuracy
         rows.append(row)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     stream = io.StringIO()
@@ -160,7 +174,7 @@ def table(results: Results) -> rich_table.Table:
         f"preset {results['preset']}, seed {results['seed']}",
         title_style="bold",
     )
-    layout.add_column("")
+    layout.add_column("", no_wrap=True)
     for model in models:
         layout.add_column(model_title(model["name"]), justify="right")
 
@@ -168,13 +182,19 @@ def table(results: Results) -> rich_table.Table:
         layout.add_row(label, *cells, style=style)
 
     add("clean accuracy", [_percent(m["clean_accuracy"]) for m in models])
+    for key, attack in effects.ATTACKS.items():
+        layout.add_section()
+        curves = [points_by_epsilon(model, key) for model in models]
+        for epsilon in _budgets(models):
+            cells = [_percent(curve.get(epsilon)) for curve in curves]
+            add(f"{attack}, ε = {epsilon:g}", cells)
     layout.add_section()
-    curves = [points_by_epsilon(model, "fgsm") for model in models]
-    for epsilon in sorted(set().union(*curves)):
-        cells = [_percent(curve.get(epsilon)) for curve in curves]
-        add(f"FGSM, ε = {epsilon:g}", cells)
+    proven = [certified_by_radius(model) for model in models]
+    for radius in _SHOWN_RADII:
+        cells = [_percent(curve.get(radius)) for curve in proven]
+        add(f"certified, ℓ2 {radius:g}", cells)
     layout.add_section()
-    add("SavedModel differs by", [_disagreement(m) for m in models])
+    add("SavedModel differs", [_disagreement(m) for m in models])
     add("zero gradients", [_percent(m["zero_gradient_share"]) for m in models])
     layout.add_section()
     add("δ(A), from below", [rounded_down(m["delta_lower"]) for m in models])
@@ -192,6 +212,52 @@ def table(results: Results) -> rich_table.Table:
     return layout
 
 
+def effect_table(results: Results) -> rich_table.Table:
+    """Lays out what the stability constraint does, a row per budget.
+
+    Args:
+        results: see `Results`.
+
+    Returns:
+        A table for `rich.print`, at most 80 characters wide.
+    """
+    layout = rich_table.Table(
+        title="What the stability constraint alone does, in points",
+        title_style="bold",
+        caption="accuracy with δ(A) bounded minus accuracy with A free; "
+        "± standard error, paired by image",
+    )
+    head, rows = effect_rows(results["effects"])
+    for column in head:
+        layout.add_column(column, justify="right")
+    for row in rows:
+        layout.add_row(*row)
+    return layout
+
+
+def effect_rows(
+    found: Sequence[effects.Effect],
+) -> tuple[list[str], list[list[str]]]:
+    """Effects as the cells of a table: its head, and a row per budget.
+
+    Args:
+        found: in points; budgets under which not all attacks were run are left
+            out.
+    """
+    columns: dict[tuple[str, str], dict[float, str]] = {}
+    for effect in found:
+        column = columns.setdefault((effect["ends"], effect["attack"]), {})
+        column[effect["epsilon"]] = effects.points(effect)
+    head = ["ε"] + [
+        f"ends {ends}: {effects.ATTACKS[attack]}" for ends, attack in columns
+    ]
+    shared = set.intersection(*map(set, columns.values())) if columns else set()
+    return head, [
+        [f"{epsilon:g}", *(column[epsilon] for column in columns.values())]
+        for epsilon in sorted(shared)
+    ]
+
+
 def model_title(model: str) -> str:
     """How tables and pictures call a model."""
     return _TITLES.get(model, model)
@@ -204,8 +270,24 @@ def dataset_title(name: str) -> str:
 
 def points_by_epsilon(model: ModelResult, key: str) -> dict[float, float]:
     """A curve of `results.json` as a dictionary from budget to accuracy."""
-    points: list[FgsmPoint] = model.get(key) or []  # type: ignore[assignment]
+    points: list[AccuracyPoint] = model.get(key) or []  # type: ignore[assignment]
     return {point["epsilon"]: point["accuracy"] for point in points}
+
+
+def certified_by_radius(model: ModelResult) -> dict[float, float]:
+    """Certified accuracy as a dictionary from radius to accuracy."""
+    curve = model.get("certified") or {"certified": []}
+    return {p["radius"]: p["accuracy"] for p in curve["certified"]}
+
+
+def _budgets(models: Sequence[ModelResult]) -> list[float]:
+    """The budgets, but for zero, under which every attack was run."""
+    curves = [
+        points_by_epsilon(model, key)
+        for key in effects.ATTACKS
+        for model in models
+    ]
+    return sorted(set.intersection(*map(set, curves)) - {0.0})
 
 
 def _disagreement(model: ModelResult) -> str:

@@ -3,7 +3,8 @@
     python -m trainers.rivals --dataset=mnist --seed=0
 
 Same architecture, initial draw, schedule and number of steps for all. FGSM is
-run on all test images, PGD on the first --pgd_images of them. Everything goes
+run on all test images, PGD on the first --pgd_images of them, on two losses, of
+which the stronger counts for each image. Everything goes
 to results/DATASET/rivals/seedN: checkpoints, models/NAME as `trainers.train`
 writes them, for `trainers.evaluate`, a JSON file for each model, and
 results.json. Interrupted, the same command carries on; models that are known
@@ -24,8 +25,14 @@ from typing import Any
 import keras
 from absl import app, flags, logging
 
-from trainers import command_line, datasets, report, training
-from trainers.attack_suite import attack_curve
+from trainers import (
+    attack_suite,
+    command_line,
+    datasets,
+    outcomes,
+    report,
+    training,
+)
 from trainers.measurement import EPSILONS, environment, points
 from trainers.rival_recipe import RivalRecipe, rivals
 from trainers.summarise import summary
@@ -79,12 +86,13 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     try:
         recipes = _chosen()
-        pgd = {
-            "epsilons": [float(epsilon) for epsilon in _PGD_EPSILONS.value],
-            "steps": 100,
-            "seed": _SEED.value,
-            "jit_compile": True,
-        }
+        suite = attack_suite.Suite(
+            attacks=["pgd", "margin"],
+            epsilons=[float(epsilon) for epsilon in _PGD_EPSILONS.value],
+            epsilons_l2=[],
+            pgd_steps=100,
+            seed=_SEED.value,
+        )
         data = datasets.load(
             _DATASET.value,
             data_dir=_DATA_DIR.value,
@@ -96,7 +104,10 @@ def main(argv: list[str]) -> None:
             recipes,
             data.train,
             data.validation if _VALIDATION.value else data.test,
-            {"pgd_images": _PGD_IMAGES.value, "pgd": pgd},
+            {
+                "pgd_images": _PGD_IMAGES.value,
+                **{name: suite.settings(name) for name in suite.attacks},
+            },
             directory / f"seed{_SEED.value}",
         )
     except command_line.REFUSALS as error:
@@ -116,7 +127,8 @@ def compare(
       recipes: by the names of the models.
       train: training images.
       test: images to attack.
-      attack: "pgd", the settings of PGD, and "pgd_images", how many images.
+      attack: "pgd" and "margin", the settings of PGD on either loss, and
+        "pgd_images", how many images.
       directory: where everything goes.
     """
     images = {"train": train.fingerprint(), "test": test.fingerprint()}
@@ -205,21 +217,19 @@ def _measure(
         "train": train.fingerprint(),
         "test": test.fingerprint(),
     }
-    for key, images, settings in (
-        ("fgsm", test, {"epsilons": EPSILONS}),
-        ("pgd", test.take(slice(attack["pgd_images"])), attack["pgd"]),
-    ):
-        curve = attack_curve(
-            key,
-            trained.model,
-            images.pixels,
-            images.labels,
-            settings,
-            f"Attacking {name}, {key}",
-        )
-        summary.setdefault("clean_accuracy", curve.clean_accuracy)
-        summary.setdefault("zero_gradient_share", curve.zero_gradient_share)
-        summary[key] = points(curve)
+
+    def attacked(method: str, images: datasets.Split, settings: Any) -> Any:
+        title = f"Attacking {name}, {attack_suite.TITLES[method]}"
+        return outcomes.attacked(method, trained.model, images, settings, title)
+
+    few = test.take(slice(attack["pgd_images"]))
+    fgsm = attacked("fgsm", test, {"epsilons": EPSILONS}).curve()
+    pgd = outcomes.strongest(
+        [attacked(method, few, attack[method]) for method in ("pgd", "margin")]
+    ).curve()
+    summary["clean_accuracy"] = fgsm.clean_accuracy
+    summary["zero_gradient_share"] = fgsm.zero_gradient_share
+    summary["fgsm"], summary["pgd"] = points(fgsm), points(pgd)
     report.write_json(summary, directory / f"{name}.json")
     return summary
 

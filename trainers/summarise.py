@@ -6,7 +6,9 @@
 
 The files must be of the same models, trained and attacked alike but for the
 seed. The spread is half the distance between the largest and the smallest
-value, for several files.
+value, for several files. A second table says what the stability constraint does
+at the same encoder and read-out: differences of accuracies and their standard
+errors, over the seeds, or paired by image where there is one file.
 Files of `trainers.evaluate` are set beside each other instead, named after
 their directories; --plot=models.png draws their FGSM and PGD.
 """
@@ -20,8 +22,14 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from trainers import attack_pictures, attack_report, command_line
-from trainers.report import Results, model_title, points_by_epsilon
+from trainers import attack_pictures, attack_report, command_line, effects
+from trainers.report import (
+    Results,
+    dataset_title,
+    effect_rows,
+    model_title,
+    points_by_epsilon,
+)
 
 _EPSILONS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2)
 _QUANTITIES = (
@@ -78,7 +86,7 @@ def summary(results: Sequence[Results]) -> str:
             for models in runs
         ]
     }
-    for key, attack in (("fgsm", "FGSM"), ("pgd", "PGD-100")):
+    for key, attack in effects.ATTACKS.items():
         curves = [[points_by_epsilon(m, key) for m in ms] for ms in runs]
         for epsilon in _FEW_EPSILONS if many else _EPSILONS:
             if all(epsilon in c for cs in curves for c in cs):
@@ -91,12 +99,52 @@ def summary(results: Sequence[Results]) -> str:
             spread([m[key] for m in models], 1, digits)  # type: ignore[literal-required]
             for models in runs
         ]
-    corner = f"seeds {', '.join(str(r['seed']) for r in results)}"
+    corner = _seeds(results)
     if many:
         columns = zip(titles, *rows.values(), strict=True)
         return attack_report.markdown_table([corner, *rows], list(columns))
     table = [[label, *cells] for label, cells in rows.items()]
     return attack_report.markdown_table([corner, *titles], table)
+
+
+def effect_summary(results: Sequence[Results]) -> str:
+    """What the stability constraint does: a Markdown table and sentences.
+
+    Returns:
+      Nothing, if the results do not hold both models of any pair.
+    """
+    if len(results) > 1:
+        found = effects.of_seeds(
+            [
+                {
+                    model["name"]: {
+                        key: points_by_epsilon(model, key)
+                        for key in effects.ATTACKS
+                    }
+                    for model in result["models"]
+                }
+                for result in results
+            ]
+        )
+    else:
+        found = results[0].get("effects", [])
+    head, rows = effect_rows(found)
+    if not rows:
+        return ""
+    over = "seeds" if len(results) > 1 else "images"
+    corner = f"{_seeds(results)}, points ± standard error over {over}: ε"
+    title = dataset_title(results[0]["dataset"])
+    return "\n\n".join(
+        [
+            attack_report.markdown_table([corner, *head[1:]], rows),
+            *effects.sentences(found, title),
+        ]
+    )
+
+
+def _seeds(results: Sequence[Results]) -> str:
+    numbers = ", ".join(str(result["seed"]) for result in results)
+    return f"seed{'s' * (len(results) > 1)} {numbers}"
 
 
 def _choices(results: Results) -> dict[str, Any]:
@@ -158,6 +206,8 @@ def main(argv: Sequence[str]) -> None:
             raise ValueError("--plot is for files of trainers.evaluate.")
         else:
             print(summary(files))
+            if gained := effect_summary(files):
+                print(f"\n{gained}")
     except (OSError, ImportError, ValueError, KeyError) as error:
         sys.exit(f"error: {error}")
 

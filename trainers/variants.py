@@ -1,4 +1,4 @@
-"""The three models compared: their recipes, and what is proven of them."""
+"""The four models compared: their recipes, and what is proven of them."""
 
 import dataclasses
 
@@ -32,11 +32,21 @@ PRESETS = {
 
 
 def variants(recipe: Recipe) -> dict[str, Recipe]:
-    """The three recipes compared: free, A constrained, all constrained."""
+    """The four recipes compared, alike but for what is constrained.
+
+    Args:
+      recipe: the one in which A, encoder and read-out are all constrained.
+
+    Returns:
+      By their names: nothing constrained, A, the ends (encoder and read-out),
+      and both.
+    """
+    free_a = {"delta_bar": None}
     free_ends = {"encoder_max_norm": None, "readout_max_norm": None}
     return {
-        "ordinary": dataclasses.replace(recipe, delta_bar=None, **free_ends),
+        "ordinary": dataclasses.replace(recipe, **free_a, **free_ends),
         "stable_ode": dataclasses.replace(recipe, **free_ends),
+        "bounded_ends": dataclasses.replace(recipe, **free_a),
         "stable_network": recipe,
     }
 

@@ -4,7 +4,7 @@
     python -m trainers.zoo --models=mnist_certified
     python -m trainers.zoo --cards
 
-Four models for each data set: the three of `trainers.compare` with seed 0, and
+Five models for each data set: the four of `trainers.compare` with seed 0, and
 that of `trainers.certify`. Each gets a directory with a SavedModel in 1/, all
 figures in results.json, and a model card made from them, README.md. The
 directory takes the place of an earlier one when it is complete. Interrupted,
@@ -14,7 +14,6 @@ writes the cards anew.
 """
 
 import dataclasses
-import hashlib
 import json
 import shutil
 import sys
@@ -41,7 +40,11 @@ from trainers import (
     training,
 )
 from trainers.certified_recipe import CertifiedRecipe
-from trainers.measurement import certified_points, environment
+from trainers.measurement import (
+    certified_points,
+    environment,
+    package_digest,
+)
 from trainers.recipe import Recipe
 from trainers.variants import PRESETS, variants
 
@@ -241,14 +244,6 @@ def _exported(
         export.export(model, work)
         report.write_json(made_from, marker)
     return export.load(work / "1")
-
-
-def package_digest() -> str:
-    """Sixteen hexadecimal digits that name what the package's modules say."""
-    total = hashlib.sha256()
-    for file in sorted(Path(export.__file__).parent.rglob("*.py")):
-        total.update(file.read_bytes())
-    return total.hexdigest()[:16]
 
 
 def _is_current(directory: Path, recipe: Recipe | CertifiedRecipe) -> bool:

@@ -1,11 +1,16 @@
+import dataclasses
 import json
 
 import pytest
-from bars import in_place_of_data
-from programs import run
+from bars import in_place_of_data, split
+from programs import run, small_model
 
-from stable_node_tf import export
-from trainers import compare
+from stable_node_tf import export, ode_classifier
+from trainers import attack_suite, compare, outcomes
+
+FEW = dataclasses.replace(
+    compare._PGD, epsilons=[0.0, 0.1], pgd_steps=3, jit_compile=False
+)
 
 
 @pytest.fixture
@@ -26,6 +31,9 @@ def test_compare_end_to_end(tmp_path, data, monkeypatch, capsys):
         batch_size=16,
     )
     monkeypatch.setitem(compare.PRESETS, "paper", tiny)
+    monkeypatch.setattr(compare, "EPSILONS", (0.0, 0.1, 0.3))
+    monkeypatch.setattr(compare, "_PGD", FEW)
+    monkeypatch.setattr(compare, "_PGD_IMAGES", 16)
     arguments = dict(preset="paper", epochs=2, seed=1, results=tmp_path)
     run(compare, **arguments)
     assert data == [("mnist", None, False)]
@@ -34,9 +42,10 @@ def test_compare_end_to_end(tmp_path, data, monkeypatch, capsys):
     results = json.loads((directory / "results.json").read_text())
     assert (results["dataset"], results["preset"]) == ("mnist", "paper")
     assert results["seed"] == results["config"]["seed"] == 1
-    ordinary, stable_ode, stable_network = models = results["models"]
+    ordinary, stable_ode, bounded_ends, stable_network = results["models"]
+    models = results["models"]
     assert [model["name"] for model in models] == [
-        *("ordinary", "stable_ode", "stable_network"),
+        *("ordinary", "stable_ode", "bounded_ends", "stable_network"),
     ]
     for model in models:
         assert model["steps"] == 2 * 4
@@ -50,26 +59,83 @@ def test_compare_end_to_end(tmp_path, data, monkeypatch, capsys):
         ):
             assert mine["epsilon"] == theirs["epsilon"]
             assert abs(mine["accuracy"] - theirs["accuracy"]) <= 1 / 40
-    assert ordinary["delta_bar"] is None
-    assert ordinary["delta_lower"] > 0.0
-    assert ordinary["distance_to_stable"] > 0.0
+        assert [point["epsilon"] for point in model["pgd"]] == [0.0, 0.1]
+        assert model["pgd"][0]["accuracy"] >= model["pgd"][1]["accuracy"]
+        proven = [p["accuracy"] for p in model["certified"]["certified"]]
+        assert proven == sorted(proven, reverse=True)
+        assert proven[0] <= model["clean_accuracy"]
+    for model in (ordinary, bounded_ends):
+        assert model["delta_bar"] is None
+        assert model["delta_lower"] > 0.0
+        assert model["distance_to_stable"] > 0.0
     for model in (stable_ode, stable_network):
         assert model["delta_upper"] <= model["delta_bar"] == 0.0
-    assert stable_network["encoder_norm"] <= 1.0 + 1e-6
-    assert stable_network["readout_norm"] <= 1.0 + 1e-6
+    for model in (bounded_ends, stable_network):
+        assert model["encoder_norm"] <= 1.0 + 1e-6
+        assert model["readout_norm"] <= 1.0 + 1e-6
     assert stable_ode["encoder_norm"] > 1.0
+    assert results["attack"]["pgd_images"] == 16
+    assert results["attack"]["margin"]["loss"] == "dlr"
+    accuracies = {
+        (model["name"], key, point["epsilon"]): point["accuracy"]
+        for model in models
+        for key in ("fgsm", "pgd")
+        for point in model[key]
+    }
+    assert len(results["effects"]) == 2 * (len(compare.EPSILONS) + 2)
+    for effect in results["effects"]:
+        assert effect["count"] == (16 if effect["attack"] == "pgd" else 40)
+        pair = {
+            "free": ("ordinary", "stable_ode"),
+            "bounded": ("bounded_ends", "stable_network"),
+        }[effect["ends"]]
+        assert [effect["without"], effect["constrained"]] == [
+            accuracies[name, effect["attack"], effect["epsilon"]]
+            for name in pair
+        ]
     files = ("results.csv", "accuracy.png", "attacked_images.png")
     for file in (*files, "separation.png"):
         assert (directory / file).stat().st_size > 100
     for model in models:
         export.load(directory / "saved_models" / model["name"])
 
+    printed = capsys.readouterr().out
+    assert "What the stability constraint alone does" in printed
+    assert "with the same bounded ends" in printed
+
     # A version of somebody else beside ours is left alone, and not attacked.
     newer = directory / "saved_models" / "ordinary" / "2" / "saved_model.pb"
     newer.parent.mkdir()
     newer.write_bytes(b"of somebody else")
-    capsys.readouterr()
+    (directory / "attacks" / "stable_ode_margin.npz").unlink()
+    calls = []
+    attacked = outcomes.attacked
+
+    def counted(*arguments):
+        calls.append(arguments[-1])
+        return attacked(*arguments)
+
+    monkeypatch.setattr(outcomes, "attacked", counted)
+    monkeypatch.setattr(compare, "draw", lambda *_: None)
     run(compare, **arguments)
-    assert capsys.readouterr().out.count("already trained") == 3
+    assert calls == [
+        "ordinary, reloaded: FGSM",
+        f"stable_ode: {attack_suite.TITLES['margin']}",
+        *(
+            f"{name}, reloaded: FGSM"
+            for name in ("stable_ode", "bounded_ends", "stable_network")
+        ),
+    ]
+    assert capsys.readouterr().out.count("already trained") == 4
     again = json.loads((directory / "results.json").read_text())
     assert again["models"] == models
+    assert again["effects"] == results["effects"]
+
+
+def test_a_network_without_a_known_bound_is_not_certified(capsys):
+    data = split(8, 0)
+    model = small_model()
+    assert compare._certified("model", model, data)["num_images"] == 8
+    free = ode_classifier(width=8, solver="dormand_prince")
+    assert compare._certified("model", free, data) is None
+    assert "model: not certified: " in capsys.readouterr().out

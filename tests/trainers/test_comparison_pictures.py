@@ -12,66 +12,103 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture
 def results():
+    def curve(steepness, epsilons, key="epsilon"):
+        return [
+            {key: e, "accuracy": float(0.98 * np.exp(-steepness * e))}
+            for e in epsilons
+        ]
+
     return {
         "dataset": "fashion_mnist",
         "models": [
             {
                 "name": name,
-                "fgsm": [
-                    {
-                        "epsilon": epsilon,
-                        "accuracy": float(0.98 * np.exp(-steepness * epsilon)),
-                    }
-                    for epsilon in (0.0, 0.05, 0.1, 0.3)
-                ],
+                "fgsm": curve(steepness, (0.0, 0.02, 0.05, 0.1, 0.2, 0.3)),
+                "pgd": curve(2 * steepness, (0.0, 0.05, 0.1, 0.2)),
+                "certified": {
+                    "certified": curve(steepness / 4, (0.0, 1.0, 2.5), "radius")
+                },
             }
             for name, steepness in (
-                ("ordinary", 40),
-                ("stable_ode", 30),
-                ("stable_network", 9),
+                ("ordinary", 30),
+                ("stable_ode", 27),
+                ("bounded_ends", 25),
+                ("stable_network", 22),
             )
         ],
     }
 
 
-def overlap(one, other):
-    a, b = one.get_window_extent(), other.get_window_extent()
-    return a.overlaps(b)
-
-
 @pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
-def test_accuracy_curves_are_labelled_where_they_are(
+def test_accuracy_has_a_panel_for_each_attack_and_one_for_proofs(
     results, monkeypatch, dataset
 ):
     results["dataset"] = dataset
+    ordinary, stable_ode = results["models"][:2]
+    for point in ordinary["certified"]["certified"]:
+        point["accuracy"] = 0.0
+    stable_ode["certified"] = None
     figure, found = texts(
         monkeypatch,
         lambda: comparison_pictures.plot_accuracy(results, "unused"),
     )
-    [axes] = figure.axes
-    assert axes.get_title(loc="left").startswith(
-        {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}[dataset]
-    )
-    labels = [
-        found[name]
-        for name in (
-            "ordinary",
-            "stable ODE (only A)",
-            "stable network",
-            "chance",
+    title = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}[dataset]
+    assert any(text.startswith(f"{title}: right answers") for text in found)
+    fgsm, pgd, proven = figure.axes
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "under FGSM",
+        "under PGD-100",
+        "certified: under any attack",
+    ]
+    assert "ℓ∞" in fgsm.get_xlabel() and "ℓ2" in proven.get_xlabel()
+    listed = [text.get_text() for text in proven.texts]
+    assert listed == ["below 3 %:", "ordinary"]  # not what is not known
+    # Up to where next to nothing is left of any curve.
+    assert [axes.get_xlim()[1] for axes in figure.axes] == [0.2, 0.2, 1.0]
+    assert [len(axes.lines) for axes in figure.axes] == [5, 5, 3]
+    guessing = found["guessing"].get_window_extent()
+    for line in fgsm.lines[:4]:
+        assert drawing._gap(guessing, drawing._pixels(fgsm, line)) > 0
+    plotted = [100 * p["accuracy"] for p in results["models"][3]["pgd"]]
+    np.testing.assert_allclose(pgd.lines[3].get_ydata(), plotted)
+    for label in (
+        "ordinary",
+        "stable ODE (only A)",
+        "bounded ends (A free)",
+        "stable network",
+    ):
+        [box] = [
+            text.get_window_extent()
+            for text in figure.legends[0].get_texts()
+            if text.get_text() == label
+        ]
+        assert 0 <= box.x0 and box.x1 <= figure.bbox.x1
+        assert 0 <= box.y0 and box.y1 < min(
+            axes.get_tightbbox().y0 for axes in figure.axes
         )
+
+
+def test_results_without_proofs_have_no_panel_for_them(results, monkeypatch):
+    for model in results["models"]:
+        model["certified"] = None
+    figure, _ = texts(
+        monkeypatch,
+        lambda: comparison_pictures.plot_accuracy(results, "unused"),
+    )
+    assert len(figure.axes) == 2
+
+
+def test_four_models_are_told_apart_without_colours():
+    styles = [
+        drawing.style_of(name)
+        for name in ("ordinary", "stable_ode", "bounded_ends", "stable_network")
     ]
-    for i, label in enumerate(labels):
-        box = label.get_window_extent()
-        assert axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
-        assert axes.bbox.y0 <= box.y0 and box.y1 <= axes.bbox.y1
-        assert not any(overlap(label, other) for other in labels[:i])
-        for line in axes.lines:
-            assert drawing._gap(box, drawing._pixels(axes, line)) > 0
-    plotted = [
-        100 * point["accuracy"] for point in results["models"][2]["fgsm"]
-    ]
-    np.testing.assert_allclose(axes.lines[2].get_ydata(), plotted)
+    for key in ("color", "marker"):
+        assert len({style[key] for style in styles}) == 4
+    ordinary, stable_ode, bounded_ends, stable_network = (
+        style["linestyle"] for style in styles
+    )
+    assert ordinary == bounded_ends != stable_ode == stable_network
 
 
 def attacked_grid():
@@ -87,7 +124,7 @@ def test_attacked_images_show_answers(monkeypatch):
     figure, _ = texts(
         monkeypatch,
         lambda: comparison_pictures.plot_attacked_images(
-            "unused", [4, 7], [0, 0.1, 0.2], attacked
+            "unused", [4, 7], [0, 0.1, 0.2], attacked, "mnist"
         ),
     )
     assert len(figure.axes) == 12
@@ -104,7 +141,7 @@ def test_attacked_images_show_answers(monkeypatch):
 def test_attacked_images_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="attacked must hold"):
         comparison_pictures.plot_attacked_images(
-            "unused", [4], [0, 0.1, 0.2], {"ordinary": attacked_grid()}
+            "unused", [4], [0, 0.1], {"ordinary": attacked_grid()}, "mnist"
         )
 
 
@@ -149,6 +186,7 @@ def test_pictures_are_written_alike_twice(results, tmp_path):
             [4, 7],
             [0, 0.1, 0.2],
             {"ordinary": attacked_grid()},
+            "mnist",
             [f"class {i}" for i in range(10)],
         )
         comparison_pictures.plot_separation(

@@ -44,6 +44,9 @@ def run_all(directory):
         compare.PRESETS["default"], width=8, num_steps=3
     )
     compare.EPSILONS = (0.0, 0.1)
+    compare._PGD = dataclasses.replace(
+        compare._PGD, epsilons=[0.0, 0.1], pgd_steps=3, jit_compile=False
+    )
     compare.draw = lambda *_: None
     for name in STRATEGIES:
         for program, words in PROGRAMS.items():
@@ -62,7 +65,7 @@ def runs(tmp_path_factory):
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-5000:]
     assert done.stdout.count("Lipschitz bound") >= 2  # tables of `compare`
@@ -76,10 +79,10 @@ def read(runs, path):
 
 def test_compare_reports_as_on_one_device(runs):
     alone, mirrored = read(runs, "compare/mnist/results.json")
-    assert len(alone["models"]) == 3
+    assert len(alone["models"]) == 4
     for one, two in zip(alone["models"], mirrored["models"], strict=True):
         assert one["name"] == two["name"] and one["steps"] == two["steps"] == 2
-        for quantity in ("clean_accuracy", "fgsm", "saved_model_fgsm"):
+        for quantity in ("clean_accuracy", "fgsm", "pgd", "saved_model_fgsm"):
             assert one[quantity] == two[quantity]
         for quantity in ("delta_upper", "lipschitz_bound"):
             assert two[quantity] == pytest.approx(one[quantity], rel=1e-4)

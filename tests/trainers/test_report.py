@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import rich.cells
 import rich.console
 
 from trainers import report
@@ -21,7 +22,17 @@ def model(name, steepness, delta_bar=None):
         "name": name,
         "clean_accuracy": 0.98,
         "fgsm": curve,
+        "pgd": [
+            {"epsilon": p["epsilon"], "accuracy": p["accuracy"] / 2}
+            for p in curve[1:3]
+        ],
         "saved_model_fgsm": saved,
+        "certified": {
+            "clean_accuracy": 0.98,
+            "certified": [{"radius": 0.3, "accuracy": 0.625}],
+            "holds_for": "float32",
+            "num_images": 100,
+        },
         "delta_lower": 0.12345678,
         "delta_upper": 0.12345678,
         "delta_bar": delta_bar,
@@ -48,7 +59,22 @@ def results():
         "models": [
             model("ordinary", 40),
             model("stable_ode", 30, 0.2),
+            model("bounded_ends", 20),
             model("stable_network", 9, 0.2),
+        ],
+        "effects": [
+            {
+                "ends": "bounded",
+                "attack": attack,
+                "epsilon": epsilon,
+                "difference": difference,
+                "standard_error": 0.0156,
+            }
+            for attack, epsilon, difference in (
+                ("fgsm", 0.05, 0.1),
+                ("fgsm", 0.1, -0.0004),
+                ("pgd", 0.1, 0.389),
+            )
         ],
     }
 
@@ -88,7 +114,8 @@ def test_refused_json_leaves_the_earlier_file(results, tmp_path, value, error):
 
 def test_csv_holds_every_number(results, tmp_path):
     results["models"][1]["saved_model_fgsm"] = []
-    results["models"][2]["pgd"] = [{"epsilon": 0.05, "accuracy": 0.625}]
+    results["models"][1]["pgd"] = []
+    results["models"][1]["certified"] = None
     report.write_csv(results, tmp_path / "results.csv")
     rows = list(
         csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text()))
@@ -96,25 +123,28 @@ def test_csv_holds_every_number(results, tmp_path):
     assert [row["name"] for row in rows] == [
         "ordinary",
         "stable_ode",
+        "bounded_ends",
         "stable_network",
     ]
     for row, expected in zip(rows, results["models"], strict=True):
         assert row["dataset"] == "fashion_mnist" and row["seed"] == "3"
-        for key in ("fgsm", "saved_model_fgsm"):
+        for key in ("fgsm", "pgd", "saved_model_fgsm"):
             for point in expected[key]:
                 cell = row[f"{key}_{point['epsilon']:g}"]
                 assert float(cell) == point["accuracy"]
         assert float(row["delta_upper"]) == expected["delta_upper"]
-    assert rows[0]["delta_bar"] == "" and rows[2]["delta_bar"] == "0.2"
+    assert rows[0]["delta_bar"] == "" and rows[3]["delta_bar"] == "0.2"
     assert rows[1]["saved_model_fgsm_0.1"] == rows[1]["pgd_0.05"] == ""
-    assert rows[2]["pgd_0.05"] == "0.625"
+    assert [row["certified_0.3"] for row in rows] == [
+        *("0.625", "", "0.625", "0.625"),
+    ]
 
 
-def printed(results):
+def printed(results, layout=report.table):
     console = rich.console.Console(
         width=80, file=io.StringIO(), color_system=None
     )
-    console.print(report.table(results))
+    console.print(layout(results))
     return console.file.getvalue()
 
 
@@ -127,20 +157,31 @@ def cells(text, label):
 
 def test_table_fits_and_is_complete(results):
     text = printed(results)
-    assert max(map(len, text.splitlines())) <= 80
+    assert max(map(rich.cells.cell_len, text.splitlines())) <= 80
     assert "Fashion-MNIST, preset default, seed 3" in text
     assert "discretised network, l2, logits" in text
-    assert cells(text, "clean accuracy") == ["98.00 %"] * 3
-    assert cells(text, "FGSM, ε = 0.1") == ["1.79 %", "4.88 %", "39.84 %"]
-    assert cells(text, "SavedModel differs by") == ["0.03 points"] * 3
-    assert cells(text, "steps") == ["9380"] * 3
+    assert cells(text, "clean accuracy") == ["98.00 %"] * 4
+    assert cells(text, "FGSM, ε = 0.1")[::3] == ["1.79 %", "39.84 %"]
+    assert cells(text, "PGD-100, ε = 0.1")[::3] == ["0.90 %", "19.92 %"]
+    assert cells(text, "certified, ℓ2 0.3") == ["62.50 %"] * 4
+    assert cells(text, "SavedModel differs") == ["0.03 points"] * 4
+    assert cells(text, "steps") == ["9380"] * 4
+
+
+def test_table_of_effects(results):
+    text = printed(results, report.effect_table)
+    assert max(map(rich.cells.cell_len, text.splitlines())) <= 80
+    assert "0.1 │" in text and "0.05 │" not in text  # PGD was not run there
+    assert "+0.0 ± 1.6" in text and "+38.9 ± 1.6" in text
 
 
 def test_bounds_are_rounded_so_that_they_stay_bounds(results):
     text = printed(results)
-    assert cells(text, "δ(A), from below") == ["0.1234"] * 3
-    assert cells(text, "δ(A), from above") == ["0.1235"] * 3
-    assert cells(text, "Lipschitz bound") == ["–", "3.0001", "3.0001"]
+    assert cells(text, "δ(A), from below") == ["0.1234"] * 4
+    assert cells(text, "δ(A), from above") == ["0.1235"] * 4
+    assert cells(text, "Lipschitz bound") == [
+        *("–", "3.0001", "–", "3.0001"),
+    ]
     results["models"][0]["delta_lower"] = -0.12345678
     results["models"][0]["delta_upper"] = -0.3
     text = printed(results)
@@ -150,7 +191,7 @@ def test_bounds_are_rounded_so_that_they_stay_bounds(results):
 
 def test_missing_measurements_are_dashes(results):
     results["models"][0]["saved_model_fgsm"] = []
-    results["models"][0]["fgsm"] = results["models"][0]["fgsm"][:2]
+    results["models"][0]["certified"] = None
     text = printed(results)
-    assert cells(text, "SavedModel differs by")[0] == "–"
-    assert cells(text, "FGSM, ε = 0.1")[0] == "–"
+    assert cells(text, "SavedModel differs")[0] == "–"
+    assert cells(text, "certified, ℓ2 0.3")[0] == "–"
