@@ -229,7 +229,7 @@ def _attacked(
                 "recipe": dataclasses.asdict(recipe),
                 "weights": weights.hexdigest(),
                 "package": package_digest(),
-                "images": len(split.labels),
+                "images": split.fingerprint(),
                 "settings": settings,
             },
             lambda: outcomes.attacked(attack, model, split, settings, title),
