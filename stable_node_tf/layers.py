@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from stable_node_tf import solvers
 from stable_node_tf.constraints import LogNormConstraint
@@ -17,7 +18,10 @@ from stable_node_tf.stability.log_norm import (
     euler_log_norm,
     worst_case_log_norm,
 )
-from stable_node_tf.stability.nearest import nearest_stable
+from stable_node_tf.stability.nearest import nearby_stable
+
+# Kernels of this size take several seconds to move inside a bound.
+_LARGE = 768
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
@@ -227,7 +231,7 @@ class StableODELayer(ODELayer):
 
 
 class _FeasibleStart:
-    """Initialisers of A and T: what was drawn, moved to the nearest certified.
+    """Initialisers of A and T: what was drawn, moved just inside the bound.
 
     Callables, because Keras may defer them until the variables exist.
     """
@@ -237,23 +241,25 @@ class _FeasibleStart:
         self._constraint = constraint
 
     def kernel(self, shape, dtype=None):
-        constraint = self._constraint
-        delta_bar, alpha = constraint.delta_bar, constraint.alpha
-        step = constraint.step
+        bound = self._constraint
+        if shape[0] >= _LARGE:
+            logging.warning(
+                "Moving the initial kernel inside delta_bar=%g: at "
+                "%d x %d entries this takes a while.",
+                bound.delta_bar,
+                *shape,
+            )
         with tf.init_scope():
             drawn = keras.ops.convert_to_numpy(
                 self._initializer(shape, dtype="float32")
             )
-            nearest = nearest_stable(drawn, delta_bar, alpha)
-            matrix, found = nearest.matrix, nearest.certificate
-            if step > 0.0:
-                _, found = euler_log_norm(matrix, alpha, step)
+            matrix, found = nearby_stable(drawn, bound.delta_bar, bound.alpha)
             clipped = clip_log_norm(
                 tf.constant(matrix, dtype),
                 tf.constant(found),
-                delta_bar,
-                alpha,
-                step,
+                bound.delta_bar,
+                bound.alpha,
+                bound.step,
             )
             self._certificate = clipped.certificate.numpy()
         return clipped.matrix
