@@ -177,8 +177,11 @@ class _Sweep:
             tf.matmul(zeta, y, transpose_a=True)
             for zeta, y in zip(zetas, stages, strict=True)
         ]
-        sums = [tf.reduce_sum(zeta, axis=0) for zeta in zetas]
-        return tf.add_n([upstream, *etas]), tf.add_n(products), tf.add_n(sums)
+        return (
+            tf.add_n([upstream, *etas]),
+            tf.add_n(products),
+            tf.reduce_sum(tf.add_n(zetas), axis=0),
+        )
 
     def run_unrolled(
         self,
@@ -273,7 +276,5 @@ def _combine(
     state: tf.Tensor, row: list[float], values: list[tf.Tensor]
 ) -> tf.Tensor:
     """Returns state + Σ_j row_j values_j, skipping the zeros of `row`."""
-    for a, value in zip(row, values, strict=True):
-        if a:
-            state = state + a * value
-    return state
+    terms = [a * value for a, value in zip(row, values, strict=True) if a]
+    return tf.add_n([state, *terms])
