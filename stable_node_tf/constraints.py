@@ -29,6 +29,7 @@ from stable_node_tf.stability.clipping import (
     clip_log_norm,
     smallest_certificate,
 )
+from stable_node_tf.stability.shared_traces import call_traced
 from stable_node_tf.stability.singular_value_clipping import (
     clip_singular_values,
     smallest_limit,
@@ -121,8 +122,13 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
             certificate = self._cold_certificate(matrix)
         else:
             certificate = tf.convert_to_tensor(self._proposal)
-        clipped = clip_log_norm(
-            matrix, certificate, self.delta_bar, self.alpha, self.step
+        clipped = call_traced(
+            clip_log_norm,
+            matrix,
+            certificate,
+            delta_bar=self.delta_bar,
+            alpha=self.alpha,
+            step=self.step,
         )
         if self._certificate is not None:
             self._certificate.assign(clipped.certificate)

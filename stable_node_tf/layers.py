@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from stable_node_tf import solvers
 from stable_node_tf.constraints import LogNormConstraint
@@ -17,7 +18,10 @@ from stable_node_tf.stability.log_norm import (
     euler_log_norm,
     worst_case_log_norm,
 )
-from stable_node_tf.stability.nearest import nearest_stable
+from stable_node_tf.stability.nearest import nearby_stable
+
+# Kernels of this size take several seconds to move inside a bound.
+_LARGE = 768
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
@@ -257,7 +261,7 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
 
 
 class _FeasibleStart:
-    """Initialisers of A and T: what was drawn, moved to the nearest certified.
+    """Initialisers of A and T: what was drawn, moved just inside the bound.
 
     Callables, because Keras may defer them until the variables exist.
     """
@@ -267,13 +271,22 @@ class _FeasibleStart:
         self._constraint = constraint
 
     def kernel(self, shape, dtype=None):
+        bound = self._constraint
+        if shape[0] >= _LARGE:
+            logging.warning(
+                "Moving the initial kernel inside delta_bar=%g: at "
+                "%d x %d entries this takes a while.",
+                bound.delta_bar,
+                *shape,
+            )
         with tf.init_scope():
             drawn = keras.ops.convert_to_numpy(
                 self._initializer(shape, dtype="float32")
             )
-            nearest = _nearest(drawn, dtype, self._constraint)
-            self._certificate = nearest.certificate.numpy()
-        return nearest.matrix
+            near, found = nearby_stable(drawn, bound.delta_bar, bound.alpha)
+            clipped = _clipped(near, found, dtype, bound)
+            self._certificate = clipped.certificate.numpy()
+        return clipped.matrix
 
     def certificate(self, shape, dtype=None):
         return tf.reshape(tf.constant(self._certificate, dtype), shape)
@@ -290,10 +303,15 @@ def _nearest(matrix, dtype, constraint):
     matrix, certificate = nearest.matrix, nearest.certificate
     if constraint.step > 0.0:
         _, certificate = euler_log_norm(matrix, alpha, constraint.step)
+    return _clipped(matrix, certificate, dtype, constraint)
+
+
+def _clipped(matrix, certificate, dtype, constraint):
+    """The matrix in its dtype, moved inside what T certifies."""
     return clip_log_norm(
         tf.constant(matrix, dtype),
         tf.constant(certificate),
-        delta_bar,
-        alpha,
+        constraint.delta_bar,
+        constraint.alpha,
         constraint.step,
     )

@@ -8,6 +8,7 @@ import tensorflow as tf
 from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.stability.checks import check_alpha, check_number
 from stable_node_tf.stability.product_scaling import scale_into_bound
+from stable_node_tf.stability.shared_traces import call_traced
 
 # See `constraints`.
 _MARGIN = 1e-5

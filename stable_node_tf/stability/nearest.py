@@ -103,39 +103,23 @@ def nearest_stable(
     >>> bool(abs(result.distance - 0.5) < 1e-4)
     True
     """
-    matrix = check_matrix(matrix)
-    alpha = check_alpha(alpha)
-    if alpha < _SMALLEST_ALPHA:
-        raise ValueError(
-            f"`alpha` must be at least {_SMALLEST_ALPHA:g} here: double "
-            "precision cannot tell a nearest matrix for smaller slopes. "
-            f"Received: alpha={alpha}"
-        )
+    matrix, alpha = check_matrix(matrix), _check_alpha(alpha)
     delta_bar = check_number(delta_bar, "delta_bar")
     tolerance = check_positive(tolerance, "tolerance")
     max_iterations = check_count(max_iterations, "max_iterations")
     size = len(matrix)
-
-    # Powers of two scale without rounding.
-    largest = max(np.abs(matrix).max(), abs(delta_bar)) or 1.0
-    exponent = np.ceil(np.log2(largest)) + np.log2(size) // 2
-    scale = 2.0 ** np.clip(exponent, -900, 1000)
-    A, bound = matrix / scale, delta_bar / scale
-    norm = max(np.linalg.norm(A, 2), 1e-290)
+    A, bound, scale = _scaled(matrix, delta_bar)
+    norm = _norm(A)
     start = np.full(size, norm)
     if certificate is not None:
         start = check_certificate(certificate, size) / scale
-
-    if _witnessed(A, alpha) <= bound:
-        for t in (start, _best_certificate(A, alpha, norm)):
-            if certified_log_norm(A, alpha, t) <= bound:
-                zeros = np.zeros_like(matrix)
-                return NearestStable(matrix, zeros, 0.0, t * scale, 0.0)
+    t = _own_certificate(A, bound, alpha, start, 1e-9)
+    if t is not None:
+        zeros = np.zeros_like(matrix)
+        return NearestStable(matrix, zeros, 0.0, t * scale, 0.0)
     if alpha >= _ALMOST_ONE:
-        t = start
-        eigenvalues, vectors = np.linalg.eigh((A + A.T) / 2)
-        vectors *= np.sqrt(np.maximum(eigenvalues - bound, 0.0))
-        B, slopes = A - vectors @ vectors.T, np.ones_like(A)
+        vectors, slopes = _excess(A, bound), np.ones_like(A)
+        B, t = A - vectors @ vectors.T, start
     else:
         B, t, X, *_ = project_certified(
             A, bound, alpha, tolerance, max_iterations
@@ -161,6 +145,83 @@ def nearest_stable(
     )
 
 
+def nearby_stable(
+    matrix: ArrayLike, delta_bar: float, alpha: float, tolerance: float = 2e-2
+) -> tuple[np.ndarray, np.ndarray]:
+    """A certified matrix almost as near as that of `nearest_stable`.
+
+    For a start of training: it takes a few iterations instead of twenty, and
+    proves nothing about the distance.
+
+    Args:
+      matrix: A, of shape (d, d).
+      delta_bar: the bound δ̄, any finite number.
+      alpha: smallest slope of the activation, in [1e-10, 1].
+      tolerance: see `nearest_stable`.
+
+    Returns:
+      B and t, float64, of shapes (d, d) and (d,), for which
+      `certified_log_norm(B, alpha, t) <= delta_bar`; B equals A where a
+      certificate of A was found.
+
+    Raises:
+      ValueError: as `nearest_stable`.
+      TypeError: if an argument is not numeric.
+
+    >>> B, _ = nearby_stable([[1.0, 0.0], [0.0, -1.0]], 0.5, 0.5)
+    >>> bool(0.45 < B[0, 0] <= 0.5)
+    True
+    """
+    matrix, alpha = check_matrix(matrix), _check_alpha(alpha)
+    delta_bar = check_number(delta_bar, "delta_bar")
+    tolerance = check_positive(tolerance, "tolerance")
+    A, bound, scale = _scaled(matrix, delta_bar)
+    start = np.full(len(A), _norm(A))
+    t = _own_certificate(A, bound, alpha, start, tolerance**2)
+    if t is not None:
+        return matrix, t * scale
+    if alpha >= _ALMOST_ONE:
+        vectors = _excess(A, bound)
+        B, t = A - vectors @ vectors.T, start
+    else:
+        B, t, *_ = project_certified(A, bound, alpha, tolerance, 1000)
+    B, t = _make_feasible(B, t, bound, alpha)
+    return B * scale, t * scale
+
+
+def _check_alpha(alpha):
+    alpha = check_alpha(alpha)
+    if alpha < _SMALLEST_ALPHA:
+        raise ValueError(
+            f"`alpha` must be at least {_SMALLEST_ALPHA:g} here: double "
+            "precision cannot tell a nearest matrix for smaller slopes. "
+            f"Received: alpha={alpha}"
+        )
+    return alpha
+
+
+def _scaled(matrix, delta_bar):
+    """A and δ̄ divided by a power of two, which rounds nothing; and that."""
+    largest = max(np.abs(matrix).max(), abs(delta_bar)) or 1.0
+    exponent = np.ceil(np.log2(largest)) + np.log2(len(matrix)) // 2
+    scale = 2.0 ** np.clip(exponent, -900, 1000)
+    return matrix / scale, delta_bar / scale, scale
+
+
+def _norm(A):
+    return max(np.linalg.norm(A, 2), 1e-290)
+
+
+def _own_certificate(A, bound, alpha, start, tolerance):
+    """A certificate of A itself, or None if there is none to a tolerance."""
+    if _witnessed(A, alpha) > bound:
+        return None
+    if certified_log_norm(A, alpha, start) <= bound:
+        return start
+    t = _best_certificate(A, alpha, tolerance)
+    return t if certified_log_norm(A, alpha, t) <= bound else None
+
+
 def _witnessed(A, alpha):
     """A cheap lower bound of δ, to skip the search for a certificate of A."""
     vector = np.linalg.eigh(A + A.T)[1][:, -1]
@@ -168,10 +229,18 @@ def _witnessed(A, alpha):
     return np.sum(np.where(terms > 0, terms, alpha * terms))
 
 
-def _best_certificate(A, alpha, norm):
-    ones = np.ones((1, len(A)))
-    t = minimise_certificate(A[None] / norm, ones, alpha * ones, ones, 1e-9)
+def _best_certificate(A, alpha, tolerance):
+    norm, ones = _norm(A), np.ones((1, len(A)))
+    t = minimise_certificate(
+        A[None] / norm, ones, alpha * ones, ones, tolerance
+    )
     return t[0].numpy() * norm
+
+
+def _excess(A, bound):
+    """V with sym(A) - V Vᵀ <= δ̄I, for α = 1: δ is the logarithmic norm."""
+    eigenvalues, vectors = np.linalg.eigh((A + A.T) / 2)
+    return vectors * np.sqrt(np.maximum(eigenvalues - bound, 0.0))
 
 
 def _nearer(A, B, t, ends, bound, alpha):
@@ -185,7 +254,7 @@ def _nearer(A, B, t, ends, bound, alpha):
     moved = ends.matrix - shift * np.eye(size)
     if np.linalg.norm(moved - A) >= np.linalg.norm(B - A):
         return B, t
-    return moved, _best_certificate(moved, alpha, np.linalg.norm(moved, 2))
+    return moved, _best_certificate(moved, alpha, 1e-9)
 
 
 def _make_feasible(B, t, bound, alpha):

@@ -1,0 +1,50 @@
+"""Graphs that every model of a process shares.
+
+Keras traces a training step twice, and once more for each model. What a step
+does with tensors of the same shapes and the same settings need not be traced
+again each time.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from stable_node_tf.stability.singular_value_clipping import compiled_by_xla
+
+
+def call_traced(
+    function: Callable[..., Any], *tensors: Any, **settings: Any
+) -> Any:
+    """Returns `function(*tensors, **settings)`, within a graph by one call.
+
+    The trace is made once for each shape, dtype and setting, and of two kinds,
+    since functions may do different things where XLA compiles them. TensorFlow
+    puts its operations in the place of the call. Eagerly, where a trace would
+    cost more than it saves, the operations run one by one.
+
+    Args:
+      function: a function at the top of a module, of nothing but its arguments.
+      *tensors: tensors.
+      **settings: hashable.
+
+    >>> int(call_traced(tf.pow, tf.constant(3), y=2))
+    9
+    """
+    if tf.executing_eagerly():
+        return function(*tensors, **settings)
+    traced = _traced(function, tuple(settings.items()), compiled_by_xla())
+    return traced(*tensors)
+
+
+@functools.lru_cache(maxsize=64)
+def _traced(
+    function: Callable[..., Any],
+    settings: tuple[tuple[str, Any], ...],
+    by_xla: bool,
+) -> Any:
+    del by_xla
+    return tf.function(
+        functools.partial(function, **dict(settings)), autograph=False
+    )
