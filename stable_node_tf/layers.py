@@ -18,7 +18,7 @@ from stable_node_tf.stability.log_norm import (
     euler_log_norm,
     worst_case_log_norm,
 )
-from stable_node_tf.stability.nearest import nearby_stable
+from stable_node_tf.stability.nearest import nearby_stable, nearest_stable
 
 # Kernels of this size take several seconds to move inside a bound.
 _LARGE = 768

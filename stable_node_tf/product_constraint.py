@@ -93,7 +93,13 @@ class ProductLogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
 
     def _scaled(self, kernels):
         multipliers = tf.convert_to_tensor(self._multipliers)
-        return scale_into_bound(kernels, multipliers, self.bound, self.alpha)
+        return call_traced(
+            scale_into_bound,
+            kernels,
+            multipliers,
+            bound=self.bound,
+            alpha=self.alpha,
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""

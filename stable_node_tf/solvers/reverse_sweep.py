@@ -123,9 +123,10 @@ class _Sweep:
     def __init__(
         self, tableau: ButcherTableau, activation: Any, size: float
     ) -> None:
+        self.step, self.step_back = self._step, self._step_back
         if not tf.executing_eagerly():
-            self.step = tf.function(self.step, autograph=False)
-            self.step_back = tf.function(self.step_back, autograph=False)
+            self.step = tf.function(self._step, autograph=False)
+            self.step_back = tf.function(self._step_back, autograph=False)
         self.activation = activation
         self.coefficients = [
             [size * a for a in row] for row in tableau.coefficients
@@ -138,7 +139,7 @@ class _Sweep:
             return self.run_unrolled, self.pull_back_unrolled
         return self.run_looped, self.pull_back_looped
 
-    def step(
+    def _step(
         self, state: tf.Tensor, transposed: tf.Tensor, bias: tf.Tensor
     ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
         """Returns u⁺, the stages y_i and the slopes σ'(A y_i + b)."""
@@ -153,7 +154,7 @@ class _Sweep:
             slopes.append(slope)
         return _combine(state, self.weights, values), stages, slopes
 
-    def step_back(
+    def _step_back(
         self,
         upstream: tf.Tensor,
         stages: list[tf.Tensor],
