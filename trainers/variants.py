@@ -15,17 +15,14 @@ from trainers.recipe import Recipe
 PRESETS = {
     "default": Recipe(
         width=256,
-        num_steps=10,
         encoder_initializer="zeros",
         rotation=16.0,
         delta_bar=0.0,
         encoder_max_norm=1.0,
         readout_max_norm=1.0,
         scale=8.0,
-        offset=0.8,
-        epochs=12,
-        batch_size=256,
-        learning_rate=5e-3,
+        offset=0.85,
+        epochs=8,
     ),
     # Ends as in arXiv 2503.15696, the rest as in arXiv 2501.10740 but for the
     # loss.
@@ -35,7 +32,7 @@ PRESETS = {
         encoder_max_norm=1.0,
         readout_max_norm=1.0,
         scale=8.0,
-        offset=0.5,
+        offset=0.85,
         epochs=12,
     ),
 }
