@@ -19,6 +19,7 @@ def ode_classifier(
     width: int = 64,
     activation="smooth_leaky_relu",
     solver="euler",
+    encoder_initializer=None,
     kernel_initializer=None,
     delta_bar: float | None = None,
     encoder_max_norm: float | None = None,
@@ -38,6 +39,9 @@ def ode_classifier(
       width: d, the dimension of the ODE.
       activation: σ, see `StableODELayer`.
       solver: see `StableODELayer`.
+      encoder_initializer: of W₁; Glorot's uniform distribution by default. From
+        "zeros" the weights of pixels that are black in all training images stay
+        zero; others stay as drawn, for an attack to use.
       kernel_initializer: of A; Glorot's uniform distribution by default.
       delta_bar: bound on the worst-case logarithmic norm of A, or None.
       encoder_max_norm: bound on |W₁|₂, or None.
@@ -63,7 +67,7 @@ def ode_classifier(
     state = keras.layers.Flatten(name="flatten")(image)
     state = keras.layers.Dense(
         width,
-        kernel_initializer=initializer(0),
+        kernel_initializer=encoder_initializer or initializer(0),
         kernel_constraint=budget(encoder_max_norm),
         name="encoder",
     )(state)

@@ -61,6 +61,21 @@ def test_bounds_move_only_the_weights_they_apply_to():
     assert bound.get_layer("ode").stability(starts=8).delta_upper <= 0.0
 
 
+def test_from_zeros_the_weights_of_black_pixels_stay_zero():
+    model = ode_classifier(
+        image_shape=(6,), width=8, encoder_initializer="zeros", **BUDGETS
+    )
+    images = np.random.default_rng(0).random((64, 6), np.float32)
+    images[:, 2] = 0.0
+    model.compile(
+        keras.optimizers.Adam(0.1),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    model.fit(images, np.arange(64) % 10, epochs=2, verbose=0)
+    moved = np.any(model.get_layer("encoder").kernel.numpy(), axis=1)
+    np.testing.assert_array_equal(moved, [1, 1, 0, 1, 1, 1])
+
+
 def test_bounds_hold_from_the_start_and_through_training():
     model = ode_classifier(
         width=8, kernel_initializer=SkewSymmetric(3.0, seed=0), **BUDGETS

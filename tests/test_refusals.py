@@ -39,7 +39,7 @@ ARGUMENTS = {
     sn.PiecewiseODELayer: ["layer"],
     sn.LogNormConstraint: ["delta_bar", "alpha", "step"],
     sn.SpectralNormConstraint: ["max_norm"],
-    sn.MarginCrossentropy: ["scale"],
+    sn.MarginCrossentropy: ["scale", "offset"],
     sn.SkewSymmetric: ["spectral_norm", "seed", "damping"],
     sn.SmoothLeakyReLU: ["alpha"],
     sn.LeakyTanh: ["alpha"],

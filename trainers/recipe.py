@@ -7,7 +7,13 @@ from typing import Any
 
 import keras
 
-from stable_node_tf import SkewSymmetric, activations, ode_classifier, solvers
+from stable_node_tf import (
+    MarginCrossentropy,
+    SkewSymmetric,
+    activations,
+    ode_classifier,
+    solvers,
+)
 from stable_node_tf.stability.checks import check_number
 from trainers import datasets
 
@@ -15,6 +21,7 @@ _ACTIVATIONS = {
     "smooth_leaky_relu": activations.SmoothLeakyReLU,
     "leaky_tanh": activations.LeakyTanh,
 }
+ENCODER_INITIALIZERS = ("glorot_uniform", "zeros")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +35,15 @@ class Recipe:
       alpha: smallest slope of the activation, in (0, 1].
       solver: a name of `stable_node_tf.solvers.get`.
       num_steps: of a fixed grid.
+      encoder_initializer: "glorot_uniform" or "zeros".
       rotation: spectral norm of the skew-symmetric A that training starts
         from; 0 starts from Glorot's uniform distribution instead.
       delta_bar: bound on the worst-case logarithmic norm of A, or None.
       encoder_max_norm: bound on the spectral norm of the encoder, or None.
       readout_max_norm: bound on the spectral norm of the read-out, or None.
+      scale: of `MarginCrossentropy`, the loss.
+      offset: of `MarginCrossentropy`, the margin that it asks for. With scale 1
+        and offset 0 it is the plain cross-entropy.
       epochs: passes over the training images.
       batch_size: images per step.
       learning_rate: of Adam at the start; a cosine takes it to zero.
@@ -46,10 +57,13 @@ class Recipe:
     alpha: float = 0.1
     solver: str = "euler"
     num_steps: int = 20
+    encoder_initializer: str = "glorot_uniform"
     rotation: float = 0.0
     delta_bar: float | None = None
     encoder_max_norm: float | None = None
     readout_max_norm: float | None = None
+    scale: float = 1.0
+    offset: float = 0.0
     epochs: int = 10
     batch_size: int = 128
     learning_rate: float = 3e-3
@@ -62,6 +76,7 @@ class Recipe:
             ("dataset", datasets.NAMES),
             ("activation", tuple(_ACTIVATIONS)),
             ("solver", solvers.NAMES),
+            ("encoder_initializer", ENCODER_INITIALIZERS),
             ("jit_compile", (False, True)),
         ):
             value = getattr(self, name)
@@ -83,6 +98,7 @@ class Recipe:
         rotation = check_number(self.rotation, "rotation")
         require(rotation >= 0.0, "rotation", rotation, "at least 0")
         self._activation()
+        self.loss()
         self._solver()
 
     def fingerprint(self) -> str:
@@ -95,6 +111,7 @@ class Recipe:
             width=self.width,
             activation=self._activation(),
             solver=self._solver(),
+            encoder_initializer=self._encoder_initializer(),
             kernel_initializer=self._kernel_initializer(),
             delta_bar=self.delta_bar,
             encoder_max_norm=self.encoder_max_norm,
@@ -105,7 +122,7 @@ class Recipe:
 
     def loss(self) -> keras.losses.Loss:
         """Returns the loss to train with."""
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return MarginCrossentropy(self.scale, self.offset)
 
     def _activation(self) -> Any:
         return _ACTIVATIONS[self.activation](self.alpha)
@@ -116,6 +133,9 @@ class Recipe:
             return type(solver)(self.num_steps)
         return solver
 
+    def _encoder_initializer(self) -> Any:
+        return "zeros" if self.encoder_initializer == "zeros" else None
+
     def _kernel_initializer(self) -> Any:
         if self.rotation == 0.0:
             return None
@@ -123,8 +143,17 @@ class Recipe:
 
 
 def fingerprint(recipe: Any) -> str:
-    """Eight hexadecimal digits that name the fields of a dataclass."""
-    text = json.dumps(dataclasses.asdict(recipe), sort_keys=True)
+    """Eight hexadecimal digits that name what differs from the defaults.
+
+    A field that is added later, with a default that changes nothing, leaves
+    them as they are, and with them the checkpoints of trained models.
+    """
+    chosen = {
+        field.name: value
+        for field in dataclasses.fields(recipe)
+        if (value := getattr(recipe, field.name)) != field.default
+    }
+    text = json.dumps(chosen, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -18,7 +18,7 @@ from absl import app, flags, logging
 
 from stable_node_tf import solvers
 from trainers import command_line, datasets, distribution, report, training
-from trainers.recipe import Recipe
+from trainers.recipe import ENCODER_INITIALIZERS, Recipe
 
 _DEFAULT = Recipe()
 _FIELDS = [field.name for field in dataclasses.fields(Recipe)]
@@ -47,6 +47,12 @@ flags.DEFINE_enum(
 flags.DEFINE_integer(
     "num_steps", _DEFAULT.num_steps, "Steps of solvers on a fixed grid.", 1
 )
+flags.DEFINE_enum(
+    "encoder_initializer",
+    _DEFAULT.encoder_initializer,
+    ENCODER_INITIALIZERS,
+    "What the encoder starts from.",
+)
 flags.DEFINE_float(
     "rotation",
     _DEFAULT.rotation,
@@ -67,6 +73,17 @@ flags.DEFINE_float(
     "readout_max_norm",
     _DEFAULT.readout_max_norm,
     "Bound on the spectral norm of the read-out; none by default.",
+)
+flags.DEFINE_float(
+    "scale",
+    _DEFAULT.scale,
+    "What the loss multiplies margins by; 1 in the plain cross-entropy.",
+)
+flags.DEFINE_float(
+    "offset",
+    _DEFAULT.offset,
+    "Margin that the loss asks for; 0 in the plain cross-entropy.",
+    0.0,
 )
 flags.DEFINE_integer(
     "epochs",

@@ -14,18 +14,25 @@ from trainers.recipe import Recipe
 
 PRESETS = {
     "default": Recipe(
-        width=128,
+        width=256,
+        encoder_initializer="zeros",
         rotation=16.0,
         delta_bar=0.0,
-        encoder_max_norm=1.5,
-        readout_max_norm=2.0,
-        epochs=12,
+        encoder_max_norm=1.0,
+        readout_max_norm=1.0,
+        scale=8.0,
+        offset=0.85,
+        epochs=8,
     ),
+    # Ends as in arXiv 2503.15696, the rest as in arXiv 2501.10740 but for the
+    # loss.
     "paper": Recipe(
         width=64,
         delta_bar=0.0,
-        encoder_max_norm=2.25,
-        readout_max_norm=2.0,
+        encoder_max_norm=1.0,
+        readout_max_norm=1.0,
+        scale=8.0,
+        offset=0.85,
         epochs=12,
     ),
 }

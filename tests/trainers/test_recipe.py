@@ -1,5 +1,6 @@
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 
@@ -13,10 +14,13 @@ CHANGED = {
     "alpha": 0.2,
     "solver": "rk4",
     "num_steps": 3,
+    "encoder_initializer": "zeros",
     "rotation": 1.0,
     "delta_bar": 0.0,
     "encoder_max_norm": 1.0,
     "readout_max_norm": 1.0,
+    "scale": 2.0,
+    "offset": 0.5,
     "epochs": 1,
     "batch_size": 7,
     "learning_rate": 1e-4,
@@ -35,6 +39,27 @@ def test_fingerprints_are_stable_and_tell_recipes_apart():
     assert all(len(text) == 8 for text in fingerprints)
 
 
+def test_fingerprints_survive_a_new_field():
+    @dataclasses.dataclass(frozen=True)
+    class Extended(Recipe):
+        novelty: float = 0.0
+
+    assert Extended(width=9).fingerprint() == Recipe(width=9).fingerprint()
+    assert Extended(novelty=1.0).fingerprint() != Recipe().fingerprint()
+
+
+def test_the_default_loss_is_the_cross_entropy():
+    generator = np.random.default_rng(0)
+    logits = generator.standard_normal((5, 10)).astype(np.float32)
+    labels = generator.integers(10, size=5)
+    plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    np.testing.assert_array_equal(
+        Recipe().loss()(labels, logits), plain(labels, logits)
+    )
+    loss = Recipe(scale=2.0, offset=0.5).loss()
+    assert (loss.scale, loss.offset) == (2.0, 0.5)
+
+
 def test_builds_what_it_says():
     model = Recipe(
         **CHANGED | {"solver": "rk4", "width": 6, "readout_max_norm": 0.3}
@@ -47,6 +72,7 @@ def test_builds_what_it_says():
     assert (layer.alpha, layer.delta_bar) == (0.2, 0.0)
     readout = model.get_layer("logits").kernel.numpy().astype("float64")
     assert np.linalg.norm(readout, 2) <= 0.3
+    assert not np.any(model.get_layer("encoder").kernel)
 
 
 def test_rotation_is_the_norm_of_a_skew_symmetric_start():
@@ -73,6 +99,7 @@ def test_adaptive_solver_takes_no_number_of_steps():
         ("dataset", "cifar10"),
         ("activation", "relu"),
         ("solver", "heun"),
+        ("encoder_initializer", "ones"),
         ("alpha", 0.0),
         ("alpha", 1.5),
         ("alpha", "0.1"),
@@ -92,6 +119,10 @@ def test_adaptive_solver_takes_no_number_of_steps():
         ("delta_bar", "0"),
         ("encoder_max_norm", 0.0),
         ("readout_max_norm", -1.0),
+        ("scale", 0.0),
+        ("scale", None),
+        ("offset", -0.5),
+        ("offset", "0"),
     ],
 )
 def test_bad_values_are_refused_by_name(name, value):
