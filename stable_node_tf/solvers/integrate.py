@@ -1,5 +1,6 @@
 """`integrate`: the one call that a layer needs."""
 
+import dataclasses
 import math
 import numbers
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability.python.math import ode
 
-from stable_node_tf.solvers.capped import capped
+from stable_node_tf.solvers.adjoint import flow_of
 from stable_node_tf.solvers.checked_field import checked_field
 from stable_node_tf.solvers.fixed_grid import FixedGrid, in_dtype
 from stable_node_tf.solvers.layer_field import LayerField
@@ -77,7 +78,7 @@ def integrate(
     >>> np.allclose(u, np.exp(-2.0), rtol=1e-4)
     True
     """
-    solver = capped(get(solver))
+    solver = get(solver)
     state = tf.convert_to_tensor(state)
     if not state.dtype.is_floating:
         raise TypeError(
@@ -126,9 +127,7 @@ def integrate(
             constants=constants,
         ).states[0]
     else:
-        end = _solve_finite(
-            solver, checked_field(ode_fn), start, terminal_time, constants
-        )
+        end = _solve_finite(solver, ode_fn, start, terminal_time, constants)
     return tf.ensure_shape(tf.cast(end, state.dtype), state.shape)
 
 
@@ -139,9 +138,18 @@ def _solve_to(
     terminal_time: tf.Tensor,
     constants: Mapping[str, Any],
 ) -> tf.Tensor:
-    return solver.solve(
-        ode_fn, 0.0, state, terminal_time[tf.newaxis], constants=constants
-    ).states[0]
+    if type(solver).solve is not ode.Solver.solve:
+        return solver.solve(
+            checked_field(ode_fn),
+            0.0,
+            state,
+            terminal_time[tf.newaxis],
+            constants=constants,
+        ).states[0]
+    # The error of a step is a mean: over no rows it would be NaN for ever.
+    nowhere = tf.constant(-1.0, state.dtype)
+    end = tf.where(tf.size(state) > 0, terminal_time, nowhere)
+    return flow_of(solver, ode_fn)(0.0, end, state, constants)
 
 
 def _solve_finite(
@@ -193,14 +201,12 @@ def _solve_by_row(
             "BDF needs to know the width d of the state in advance. "
             f"Received: state of shape {state.shape}"
         )
-
-    def row_fn(time: tf.Tensor, row: tf.Tensor, **constants: Any) -> tf.Tensor:
-        return ode_fn(time, row[tf.newaxis], **constants)[0]
+    row_fn = _RowField(ode_fn)
 
     @tf.function(autograph=False)
     def solve_rows(state: tf.Tensor, constants: Mapping[str, Any]) -> tf.Tensor:
         # Errors within `map_fn` would break eager gradients from then on.
-        ode_fn(tf.zeros_like(terminal_time), state, **constants)
+        checked_field(ode_fn)(tf.zeros_like(terminal_time), state, **constants)
         return tf.map_fn(
             lambda row: _solve_to(
                 solver, row_fn, row, terminal_time, constants
@@ -209,3 +215,19 @@ def _solve_by_row(
         )
 
     return solve_rows(state, constants)
+
+
+@dataclasses.dataclass(frozen=True)
+class _RowField:
+    """A field for one row, of shape (d,)."""
+
+    field: OdeFn
+
+    @property
+    def shares_traces(self) -> bool:
+        return getattr(self.field, "shares_traces", False)
+
+    def __call__(
+        self, time: tf.Tensor, row: tf.Tensor, **constants: Any
+    ) -> tf.Tensor:
+        return self.field(time, row[tf.newaxis], **constants)[0]
