@@ -156,12 +156,15 @@ class Flow:
         state: tf.Tensor,
         constants: Mapping[str, tf.Tensor],
     ) -> tf.Tensor:
-        return self._solver._solve(
-            functools.partial(self._ode_fn, **constants),
-            start,
-            state,
-            end[tf.newaxis],
-        ).states[0]
+        ode_fn = self._ode_fn
+        if self._shared and not tf.executing_eagerly():
+            # A stage becomes a call of one function, traced once.
+            ode_fn = tf.function(ode_fn, autograph=False)
+        ode_fn = functools.partial(ode_fn, **constants)
+        if hasattr(self._solver, "advance"):
+            return self._solver.advance(ode_fn, start, end, state)
+        times = end[tf.newaxis]
+        return self._solver._solve(ode_fn, start, state, times).states[0]
 
     def _adjoint(self, shape: Any, variables: Sequence[Any]) -> "Flow":
         """Returns the flow of (u, λ, γ), in the time -t."""

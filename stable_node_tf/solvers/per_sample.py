@@ -11,6 +11,10 @@ from tensorflow_probability.python.math import ode
 
 from stable_node_tf.solvers.capped import refuse
 from stable_node_tf.solvers.checked_field import checked_field
+from stable_node_tf.solvers.dormand_prince_step import (
+    advanced,
+    estimated_error,
+)
 from stable_node_tf.solvers.fixed_grid import (
     OdeFn,
     in_dtype,
@@ -19,10 +23,6 @@ from stable_node_tf.solvers.fixed_grid import (
 from stable_node_tf.solvers.step_statistics import (
     StepStatistics,
     total_statistics,
-)
-from stable_node_tf.solvers.tableaux import (
-    DORMAND_PRINCE_5,
-    DORMAND_PRINCE_ERROR,
 )
 from stable_node_tf.stability.checks import check_count, check_positive
 
@@ -335,10 +335,9 @@ class PerSampleDormandPrince(ode.Solver):
         running = time < end
         size = tf.where(running, tf.minimum(progress.size, end - time), 0.0)
         size = tf.stop_gradient(size)
-        slopes = _stages(function, time, size, state, progress.slope)
-        ahead = _step(state, size, slopes)
+        ahead, slopes = advanced(function, time, size, state, progress.slope)
         last = function(time + size, ahead)
-        error = size * _weighted(DORMAND_PRINCE_ERROR, [*slopes, last])
+        error = estimated_error(size, slopes, last)
         larger = tf.maximum(tf.abs(state), tf.abs(ahead))
         ratio = _norm(error / (self.atol + self.rtol * larger))
         accept = running & (ratio <= 1.0)
@@ -374,9 +373,7 @@ class PerSampleDormandPrince(ode.Solver):
                 tape.watch((state, constants))
                 function = functools.partial(ode_fn, **constants)
                 slope = function(time, state)
-                ahead = _step(
-                    state, size, _stages(function, time, size, state, slope)
-                )
+                ahead, _ = advanced(function, time, size, state, slope)
             upstream, terms = tape.gradient(
                 ahead,
                 (state, constants),
@@ -395,33 +392,6 @@ class PerSampleDormandPrince(ode.Solver):
             maximum_iterations=self.max_num_steps,
         )
         return [upstream, *sums]
-
-
-def _stages(
-    function: Any,
-    time: tf.Tensor,
-    size: tf.Tensor,
-    state: tf.Tensor,
-    slope: tf.Tensor,
-) -> list[tf.Tensor]:
-    """The six stages, of which `slope` is the first one."""
-    slopes = [slope]
-    nodes, rows, _ = DORMAND_PRINCE_5
-    for node, row in zip(nodes[1:], rows[1:], strict=True):
-        stage = state + size * _weighted(row, slopes)
-        slopes.append(function(time + node * size, stage))
-    return slopes
-
-
-def _step(
-    state: tf.Tensor, size: tf.Tensor, slopes: list[tf.Tensor]
-) -> tf.Tensor:
-    return state + size * _weighted(DORMAND_PRINCE_5.weights, slopes)
-
-
-def _weighted(weights: tuple[float, ...], slopes: list[tf.Tensor]) -> tf.Tensor:
-    pairs = zip(weights, slopes, strict=True)
-    return tf.add_n([a * k for a, k in pairs if a])
 
 
 def _norm(values: tf.Tensor) -> tf.Tensor:
