@@ -20,7 +20,10 @@ import tensorflow as tf
 from tensorflow_probability.python.math import ode
 
 from stable_node_tf.solvers.capped import capped
-from stable_node_tf.solvers.checked_field import checked_field
+from stable_node_tf.solvers.checked_field import (
+    checked_field,
+    is_self_contained,
+)
 
 OdeFn = Callable[..., Any]
 
@@ -32,14 +35,14 @@ _FLOWS: weakref.WeakKeyDictionary[ode.Solver, dict[OdeFn, "Flow"]] = (
 def flow_of(solver: ode.Solver, ode_fn: OdeFn) -> "Flow":
     """Returns the flow of a vector field, solved by one of TFP's solvers.
 
-    Fields that say that they close over nothing, `shares_traces`, are traced
-    once for each solver and shape, however often a graph holds their flow.
+    Self-contained fields are traced once for each solver and shape, however
+    often graphs hold their flow.
 
     Args:
       solver: a solver whose gradients are those of `tfp.math.ode.Solver`.
       ode_fn: function of a scalar time, a state and constants.
     """
-    if not getattr(ode_fn, "shares_traces", False):
+    if not is_self_contained(ode_fn):
         return Flow(capped(solver), checked_field(ode_fn))
     flows = _FLOWS.setdefault(solver, {})
     if ode_fn not in flows:

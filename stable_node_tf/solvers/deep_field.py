@@ -25,7 +25,7 @@ class DeepField:
     array([[5.5]], dtype=float32)
     """
 
-    shares_traces: ClassVar[bool] = True
+    self_contained: ClassVar[bool] = True
 
     activation: Any
     damping: float = 0.0

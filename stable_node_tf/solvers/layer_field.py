@@ -25,7 +25,7 @@ class LayerField:
     array([[0., 0.]], dtype=float32)
     """
 
-    shares_traces: ClassVar[bool] = True
+    self_contained: ClassVar[bool] = True
 
     activation: Any
 

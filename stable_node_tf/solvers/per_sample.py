@@ -10,7 +10,10 @@ import tensorflow as tf
 from tensorflow_probability.python.math import ode
 
 from stable_node_tf.solvers.capped import refuse
-from stable_node_tf.solvers.checked_field import checked_field
+from stable_node_tf.solvers.checked_field import (
+    checked_field,
+    is_self_contained,
+)
 from stable_node_tf.solvers.dormand_prince_step import (
     advanced,
     estimated_error,
@@ -91,6 +94,7 @@ class PerSampleDormandPrince(ode.Solver):
         self.rtol = check_positive(rtol, "rtol")
         self.atol = check_positive(atol, "atol")
         self.max_num_steps = check_count(max_num_steps, "max_num_steps")
+        self._traced: dict[OdeFn, tuple[Any, ...]] = {}
         super().__init__(
             make_adjoint_solver_fn=None,
             validate_args=False,
@@ -180,11 +184,11 @@ class PerSampleDormandPrince(ode.Solver):
         constants = tf.nest.map_structure(
             lambda c: in_dtype(c, state.dtype), dict(constants or {})
         )
-        ode_fn = checked_field(ode_fn)
+        passes = self._passes(ode_fn)
         states, parts = [], []
         for end in tf.unstack(times):
             state, statistics = self._advance(
-                ode_fn, start, end, state, constants
+                passes, start, end, state, constants
             )
             states.append(state)
             parts.append(statistics)
@@ -205,29 +209,59 @@ class PerSampleDormandPrince(ode.Solver):
         del ode_fn, initial_time, initial_state
         return ()
 
+    def _passes(self, ode_fn: OdeFn) -> tuple[Any, Any]:
+        """Returns the passes forwards and backwards, traced once if may be."""
+        checked = checked_field(ode_fn)
+        if tf.executing_eagerly() or not is_self_contained(ode_fn):
+            return (
+                functools.partial(self._run, checked),
+                functools.partial(self._sweep_back, checked),
+            )
+        if ode_fn not in self._traced:
+            # A stage becomes a call of one function.
+            stage = tf.function(checked, autograph=False)
+            self._traced[ode_fn] = tuple(
+                tf.function(
+                    functools.partial(run, stage),
+                    autograph=False,
+                    reduce_retracing=True,
+                )
+                for run in (self._run, self._sweep_back)
+            )
+        return self._traced[ode_fn]
+
     def _advance(
         self,
-        ode_fn: OdeFn,
+        passes: tuple[Any, Any],
         start: tf.Tensor,
         end: tf.Tensor,
         state: tf.Tensor,
         constants: Mapping[str, Any],
     ) -> tuple[tf.Tensor, StepStatistics]:
         flat_constants = tf.nest.flatten(constants)
+        run, sweep_back = passes
 
         @tf.custom_gradient
         def advance(state: tf.Tensor, *flat: tf.Tensor) -> Any:
             fixed = tf.nest.pack_sequence_as(constants, flat)
-            count, last, record = self._run(
-                functools.partial(ode_fn, **fixed), start, end, state
+            count, last, record = run(
+                start,
+                end,
+                *tf.nest.map_structure(tf.stop_gradient, (state, fixed)),
             )
+
+            @tf.custom_gradient
+            def pull_back(upstream: tf.Tensor, *_: tf.Tensor) -> Any:
+                gradients = sweep_back(
+                    *tf.nest.map_structure(
+                        tf.stop_gradient, (fixed, count, record, upstream)
+                    )
+                )
+                return gradients, _refuse_second_derivatives
 
             def gradient(upstream: tf.Tensor, *others: Any) -> Any:
                 del others  # the statistics have none
-                gradients = self._sweep_back(
-                    ode_fn, fixed, count, record, upstream
-                )
-                return tf.nest.map_structure(_once_differentiable, gradients)
+                return pull_back(upstream, state, *flat)
 
             return (
                 last.state,
@@ -259,9 +293,15 @@ class PerSampleDormandPrince(ode.Solver):
         )
 
     def _run(
-        self, function: Any, start: tf.Tensor, end: tf.Tensor, state: tf.Tensor
+        self,
+        ode_fn: OdeFn,
+        start: tf.Tensor,
+        end: tf.Tensor,
+        state: tf.Tensor,
+        constants: Mapping[str, Any],
     ) -> tuple[tf.Tensor, _Progress, tuple[tf.Tensor, ...]]:
         """Returns the number of rounds, where the rows are, and the steps."""
+        function = functools.partial(ode_fn, **constants)
         time = start + tf.zeros_like(state[:, :1])
         slope = function(time, state)
         zero = tf.zeros_like(time, tf.int32)
@@ -399,11 +439,8 @@ def _norm(values: tf.Tensor) -> tf.Tensor:
     return tf.sqrt(tf.reduce_mean(tf.square(values), axis=1, keepdims=True))
 
 
-def _once_differentiable(gradient: tf.Tensor) -> tf.Tensor:
-    return tf.raw_ops.PreventGradient(
-        input=gradient,
-        message=(
-            "`PerSampleDormandPrince` has first derivatives only. Use a fixed "
-            "grid for higher ones."
-        ),
+def _refuse_second_derivatives(*upstream: Any) -> Any:
+    raise NotImplementedError(
+        "`PerSampleDormandPrince` has first derivatives only. Use a fixed "
+        "grid, or 'dormand_prince', for higher ones."
     )
