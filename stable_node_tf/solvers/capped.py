@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow_probability.python.math import ode
 
@@ -12,6 +11,7 @@ from stable_node_tf.solvers.dormand_prince_step import (
     advanced,
     estimated_error,
 )
+from stable_node_tf.solvers.failed_rows import nan_where
 
 MAX_NUM_STEPS = 1000
 _ADVICE = (
@@ -69,16 +69,14 @@ class _CappedDormandPrince(ode.DormandPrince):
         with tf.control_dependencies(
             [refuse(stuck, self.name, self._max_num_steps)]
         ):
-            return _poison(stuck, last)
+            return nan_where(stuck, last)
 
     def _error_ratio(
         self, error: tf.Tensor, state: tf.Tensor, ahead: tf.Tensor
     ) -> tf.Tensor:
         """TFP's: the root mean square of squares, over the whole batch."""
         larger = tf.maximum(tf.abs(state), tf.abs(ahead))
-        rtol, atol = (
-            tf.cast(x, state.dtype) for x in (self._rtol, self._atol)
-        )
+        rtol, atol = (tf.cast(x, state.dtype) for x in (self._rtol, self._atol))
         scaled = tf.square(error / (atol + rtol * larger))
         return tf.sqrt(tf.reduce_mean(tf.square(scaled)))
 
@@ -92,7 +90,8 @@ class _CappedDormandPrince(ode.DormandPrince):
                 self._max_step_size_factor,
             )
         )
-        factor = safety * tf.pow(ratio, -1 / (self.ORDER + 1))
+        positive = tf.maximum(ratio, 1e-30)
+        factor = safety * tf.pow(positive, -1 / (self.ORDER + 1))
         factor = tf.clip_by_value(factor, smallest, largest)
         return tf.where(tf.math.is_finite(ratio), factor, smallest)
 
@@ -106,7 +105,7 @@ class _CappedBDF(ode.BDF):
         with tf.control_dependencies(
             [refuse(stuck, self.name, self._max_num_steps)]
         ):
-            return results._replace(states=_poison(stuck, results.states))
+            return results._replace(states=nan_where(stuck, results.states))
 
 
 CAPPED = {ode.DormandPrince: _CappedDormandPrince, ode.BDF: _CappedBDF}
@@ -124,10 +123,6 @@ def refuse(stuck: tf.Tensor, name: str, max_num_steps: Any) -> Any:
             )
         ],
     )
-
-
-def _poison(stuck: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    return tf.where(stuck, tf.constant(np.nan, values.dtype), values)
 
 
 def capped(solver: ode.Solver) -> ode.Solver:

@@ -18,6 +18,7 @@ from stable_node_tf.solvers.dormand_prince_step import (
     advanced,
     estimated_error,
 )
+from stable_node_tf.solvers.failed_rows import nan_where
 from stable_node_tf.solvers.fixed_grid import (
     OdeFn,
     in_dtype,
@@ -279,8 +280,7 @@ class PerSampleDormandPrince(ode.Solver):
         with tf.control_dependencies(
             [refuse(stuck, self.name, self.max_num_steps)]
         ):
-            nan = tf.constant(np.nan, state.dtype)
-            last = tf.where(arrived, last, nan)
+            last = nan_where(~arrived, last)
         accepted, rejected, last_step, arrived = (
             x[:, 0] for x in (accepted, rejected, last_step, arrived)
         )
@@ -324,9 +324,10 @@ class PerSampleDormandPrince(ode.Solver):
             return index + 1, progress, record
 
         def running(index: Any, progress: Any, record: Any) -> Any:
-            del index, record
+            del record
             moves = progress.time + progress.size > progress.time
-            return tf.reduce_any((progress.time < end) & moves)
+            # The record of no round, of an empty batch, has no known shape.
+            return (index < 1) | tf.reduce_any((progress.time < end) & moves)
 
         count, progress, record = tf.while_loop(
             running,
@@ -358,7 +359,9 @@ class PerSampleDormandPrince(ode.Solver):
         tiny = tf.constant(1e-5, state.dtype)
         size, speed = _norm(state / scale), _norm(slope / scale)
         guess = tf.where(
-            tf.minimum(size, speed) < tiny, tiny / 10, 0.01 * size / speed
+            tf.minimum(size, speed) < tiny,
+            tiny / 10,
+            0.01 * size / tf.maximum(speed, tiny),
         )
         guess = tf.minimum(guess, end - time)
         ahead = function(time + guess, state + guess * slope)
