@@ -41,6 +41,15 @@ def checked_field(ode_fn: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
+def is_self_contained(ode_fn: Callable[..., Any]) -> bool:
+    """Tells whether a field closes over no tensor and treats rows alone.
+
+    Such a field says so itself, and has an equal where it is the same. Then
+    one trace serves all its solves, and rows may be added to a batch.
+    """
+    return getattr(ode_fn, "self_contained", False)
+
+
 def _fitting(state: tf.Tensor, derivative: Any) -> tf.Tensor:
     derivative = tf.convert_to_tensor(derivative, dtype_hint=state.dtype)
     if derivative.dtype != state.dtype or not (

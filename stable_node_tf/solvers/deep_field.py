@@ -1,10 +1,12 @@
 """The vector field of several dense layers."""
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
 
+@dataclasses.dataclass(frozen=True)
 class DeepField:
     """(t, u, A_i, b_i) -> σ(A_k σ(⋯ σ(A_1 u + b_1) ⋯) + b_k) - cu.
 
@@ -23,9 +25,10 @@ class DeepField:
     array([[5.5]], dtype=float32)
     """
 
-    def __init__(self, activation: Any, damping: float = 0.0) -> None:
-        self.activation = activation
-        self.damping = damping
+    self_contained: ClassVar[bool] = True
+
+    activation: Any
+    damping: float = 0.0
 
     @staticmethod
     def constants(kernels: Any, biases: Any) -> dict[str, tf.Tensor]:

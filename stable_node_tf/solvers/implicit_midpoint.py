@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from stable_node_tf.solvers.failed_rows import nan_where
 from stable_node_tf.solvers.fixed_grid import FixedGrid, OdeFn
 
 _MAX_FACTORISATIONS = 50
@@ -126,8 +127,7 @@ class ImplicitMidpoint(FixedGrid):
         inverse = inverse_at(y)
         for _ in range(2):
             y = y - tf.linalg.matvec(inverse, residual_at(y, state))
-        nan = tf.constant(np.nan, y.dtype)
-        return tf.where(rows & done, 2 * y - state, nan), count + 2
+        return nan_where(~(rows & done), 2 * y - state), count + 2
 
 
 def _shortened(

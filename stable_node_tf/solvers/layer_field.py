@@ -1,10 +1,12 @@
 """The vector field of one dense layer, u' = σ(A u + b)."""
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
 
+@dataclasses.dataclass(frozen=True)
 class LayerField:
     """(t, u, kernel=A, bias=b) -> σ(u Aᵀ + b) for rows u.
 
@@ -23,8 +25,9 @@ class LayerField:
     array([[0., 0.]], dtype=float32)
     """
 
-    def __init__(self, activation: Any) -> None:
-        self.activation = activation
+    self_contained: ClassVar[bool] = True
+
+    activation: Any
 
     def __call__(
         self, time: Any, state: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor

@@ -11,7 +11,15 @@ from tensorflow_probability.python.math import ode
 
 from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.solvers.capped import refuse
-from stable_node_tf.solvers.checked_field import checked_field
+from stable_node_tf.solvers.checked_field import (
+    checked_field,
+    is_self_contained,
+)
+from stable_node_tf.solvers.dormand_prince_step import (
+    advanced,
+    estimated_error,
+)
+from stable_node_tf.solvers.failed_rows import nan_where
 from stable_node_tf.solvers.fixed_grid import (
     OdeFn,
     in_dtype,
@@ -20,10 +28,6 @@ from stable_node_tf.solvers.fixed_grid import (
 from stable_node_tf.solvers.step_statistics import (
     StepStatistics,
     total_statistics,
-)
-from stable_node_tf.solvers.tableaux import (
-    DORMAND_PRINCE_5,
-    DORMAND_PRINCE_ERROR,
 )
 from stable_node_tf.stability.checks import check_count, check_positive
 
@@ -92,6 +96,7 @@ class PerSampleDormandPrince(ReadOnlySettings, ode.Solver):
         self.rtol = check_positive(rtol, "rtol")
         self.atol = check_positive(atol, "atol")
         self.max_num_steps = check_count(max_num_steps, "max_num_steps")
+        self._traced: dict[OdeFn, tuple[Any, ...]] = {}
         super().__init__(
             make_adjoint_solver_fn=None,
             validate_args=False,
@@ -181,11 +186,11 @@ class PerSampleDormandPrince(ReadOnlySettings, ode.Solver):
         constants = tf.nest.map_structure(
             lambda c: in_dtype(c, state.dtype), dict(constants or {})
         )
-        ode_fn = checked_field(ode_fn)
+        passes = self._passes(ode_fn)
         states, parts = [], []
         for end in tf.unstack(times):
             state, statistics = self._advance(
-                ode_fn, start, end, state, constants
+                passes, start, end, state, constants
             )
             states.append(state)
             parts.append(statistics)
@@ -206,29 +211,59 @@ class PerSampleDormandPrince(ReadOnlySettings, ode.Solver):
         del ode_fn, initial_time, initial_state
         return ()
 
+    def _passes(self, ode_fn: OdeFn) -> tuple[Any, Any]:
+        """Returns the passes forwards and backwards, traced once if may be."""
+        checked = checked_field(ode_fn)
+        if tf.executing_eagerly() or not is_self_contained(ode_fn):
+            return (
+                functools.partial(self._run, checked),
+                functools.partial(self._sweep_back, checked),
+            )
+        if ode_fn not in self._traced:
+            # A stage becomes a call of one function.
+            stage = tf.function(checked, autograph=False)
+            self._traced[ode_fn] = tuple(
+                tf.function(
+                    functools.partial(run, stage),
+                    autograph=False,
+                    reduce_retracing=True,
+                )
+                for run in (self._run, self._sweep_back)
+            )
+        return self._traced[ode_fn]
+
     def _advance(
         self,
-        ode_fn: OdeFn,
+        passes: tuple[Any, Any],
         start: tf.Tensor,
         end: tf.Tensor,
         state: tf.Tensor,
         constants: Mapping[str, Any],
     ) -> tuple[tf.Tensor, StepStatistics]:
         flat_constants = tf.nest.flatten(constants)
+        run, sweep_back = passes
 
         @tf.custom_gradient
         def advance(state: tf.Tensor, *flat: tf.Tensor) -> Any:
             fixed = tf.nest.pack_sequence_as(constants, flat)
-            count, last, record = self._run(
-                functools.partial(ode_fn, **fixed), start, end, state
+            count, last, record = run(
+                start,
+                end,
+                *tf.nest.map_structure(tf.stop_gradient, (state, fixed)),
             )
+
+            @tf.custom_gradient
+            def pull_back(upstream: tf.Tensor, *_: tf.Tensor) -> Any:
+                gradients = sweep_back(
+                    *tf.nest.map_structure(
+                        tf.stop_gradient, (fixed, count, record, upstream)
+                    )
+                )
+                return gradients, _refuse_second_derivatives
 
             def gradient(upstream: tf.Tensor, *others: Any) -> Any:
                 del others  # the statistics have none
-                gradients = self._sweep_back(
-                    ode_fn, fixed, count, record, upstream
-                )
-                return tf.nest.map_structure(_once_differentiable, gradients)
+                return pull_back(upstream, state, *flat)
 
             return (
                 last.state,
@@ -246,8 +281,7 @@ class PerSampleDormandPrince(ReadOnlySettings, ode.Solver):
         with tf.control_dependencies(
             [refuse(stuck, self.name, self.max_num_steps)]
         ):
-            nan = tf.constant(np.nan, state.dtype)
-            last = tf.where(arrived, last, nan)
+            last = nan_where(~arrived, last)
         accepted, rejected, last_step, arrived = (
             x[:, 0] for x in (accepted, rejected, last_step, arrived)
         )
@@ -260,9 +294,15 @@ class PerSampleDormandPrince(ReadOnlySettings, ode.Solver):
         )
 
     def _run(
-        self, function: Any, start: tf.Tensor, end: tf.Tensor, state: tf.Tensor
+        self,
+        ode_fn: OdeFn,
+        start: tf.Tensor,
+        end: tf.Tensor,
+        state: tf.Tensor,
+        constants: Mapping[str, Any],
     ) -> tuple[tf.Tensor, _Progress, tuple[tf.Tensor, ...]]:
         """Returns the number of rounds, where the rows are, and the steps."""
+        function = functools.partial(ode_fn, **constants)
         time = start + tf.zeros_like(state[:, :1])
         slope = function(time, state)
         zero = tf.zeros_like(time, tf.int32)
@@ -285,9 +325,10 @@ class PerSampleDormandPrince(ReadOnlySettings, ode.Solver):
             return index + 1, progress, record
 
         def running(index: Any, progress: Any, record: Any) -> Any:
-            del index, record
+            del record
             moves = progress.time + progress.size > progress.time
-            return tf.reduce_any((progress.time < end) & moves)
+            # The record of no round, of an empty batch, has no known shape.
+            return (index < 1) | tf.reduce_any((progress.time < end) & moves)
 
         count, progress, record = tf.while_loop(
             running,
@@ -319,7 +360,9 @@ class PerSampleDormandPrince(ReadOnlySettings, ode.Solver):
         tiny = tf.constant(1e-5, state.dtype)
         size, speed = _norm(state / scale), _norm(slope / scale)
         guess = tf.where(
-            tf.minimum(size, speed) < tiny, tiny / 10, 0.01 * size / speed
+            tf.minimum(size, speed) < tiny,
+            tiny / 10,
+            0.01 * size / tf.maximum(speed, tiny),
         )
         guess = tf.minimum(guess, end - time)
         ahead = function(time + guess, state + guess * slope)
@@ -336,10 +379,9 @@ class PerSampleDormandPrince(ReadOnlySettings, ode.Solver):
         running = time < end
         size = tf.where(running, tf.minimum(progress.size, end - time), 0.0)
         size = tf.stop_gradient(size)
-        slopes = _stages(function, time, size, state, progress.slope)
-        ahead = _step(state, size, slopes)
+        ahead, slopes = advanced(function, time, size, state, progress.slope)
         last = function(time + size, ahead)
-        error = size * _weighted(DORMAND_PRINCE_ERROR, [*slopes, last])
+        error = estimated_error(size, slopes, last)
         larger = tf.maximum(tf.abs(state), tf.abs(ahead))
         ratio = _norm(error / (self.atol + self.rtol * larger))
         accept = running & (ratio <= 1.0)
@@ -375,9 +417,7 @@ class PerSampleDormandPrince(ReadOnlySettings, ode.Solver):
                 tape.watch((state, constants))
                 function = functools.partial(ode_fn, **constants)
                 slope = function(time, state)
-                ahead = _step(
-                    state, size, _stages(function, time, size, state, slope)
-                )
+                ahead, _ = advanced(function, time, size, state, slope)
             upstream, terms = tape.gradient(
                 ahead,
                 (state, constants),
@@ -398,43 +438,13 @@ class PerSampleDormandPrince(ReadOnlySettings, ode.Solver):
         return [upstream, *sums]
 
 
-def _stages(
-    function: Any,
-    time: tf.Tensor,
-    size: tf.Tensor,
-    state: tf.Tensor,
-    slope: tf.Tensor,
-) -> list[tf.Tensor]:
-    """The six stages, of which `slope` is the first one."""
-    slopes = [slope]
-    nodes, rows, _ = DORMAND_PRINCE_5
-    for node, row in zip(nodes[1:], rows[1:], strict=True):
-        stage = state + size * _weighted(row, slopes)
-        slopes.append(function(time + node * size, stage))
-    return slopes
-
-
-def _step(
-    state: tf.Tensor, size: tf.Tensor, slopes: list[tf.Tensor]
-) -> tf.Tensor:
-    return state + size * _weighted(DORMAND_PRINCE_5.weights, slopes)
-
-
-def _weighted(weights: tuple[float, ...], slopes: list[tf.Tensor]) -> tf.Tensor:
-    pairs = zip(weights, slopes, strict=True)
-    return tf.add_n([a * k for a, k in pairs if a])
-
-
 def _norm(values: tf.Tensor) -> tf.Tensor:
     """Root mean square of each row, of shape (batch, 1)."""
     return tf.sqrt(tf.reduce_mean(tf.square(values), axis=1, keepdims=True))
 
 
-def _once_differentiable(gradient: tf.Tensor) -> tf.Tensor:
-    return tf.raw_ops.PreventGradient(
-        input=gradient,
-        message=(
-            "`PerSampleDormandPrince` has first derivatives only. Use a fixed "
-            "grid for higher ones."
-        ),
+def _refuse_second_derivatives(*upstream: Any) -> Any:
+    raise NotImplementedError(
+        "`PerSampleDormandPrince` has first derivatives only. Use a fixed "
+        "grid, or 'dormand_prince', for higher ones."
     )
