@@ -24,8 +24,8 @@ SHOW_LARGE = awk '/^ *(Downloading|Using cached) .* MB/ {sub(/^ */, "  "); \
 	print; fflush()} /^Installing collected/ {print "  Installing"; fflush()}'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv data train certify compare rivals zoo test lint format docs \
-	bazel clean
+.PHONY: help venv data train certify compare sweep rivals zoo test lint format \
+	docs bazel clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' \
@@ -75,6 +75,11 @@ certify: venv  ## train for certified accuracy and report it (DATASET, SEED)
 
 compare: venv  ## train, attack, export four models (DATASET, PRESET, SEED)
 	$(PYTHON) -m trainers.compare --dataset=$(or $(DATASET),mnist) \
+	  $(if $(PRESET),--preset=$(PRESET)) $(if $(SEED),--seed=$(SEED)) \
+	  $(if $(RESULTS),--results=$(RESULTS)) $(ARGS)
+
+sweep: venv  ## stabilize a trained model for several bounds (DATASET, SEED)
+	$(PYTHON) -m trainers.delta_sweep --dataset=$(or $(DATASET),mnist) \
 	  $(if $(PRESET),--preset=$(PRESET)) $(if $(SEED),--seed=$(SEED)) \
 	  $(if $(RESULTS),--results=$(RESULTS)) $(ARGS)
 

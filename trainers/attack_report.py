@@ -4,8 +4,6 @@ A record is what `trainers.attack_suite` fills in: plain data, as in
 evaluation.json.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainers.attack_suite import TITLES
-from trainers.report import atomic, dataset_title
+from trainers.report import dataset_title, write_rows
 
 _NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
 _CERTIFIED = "certified"
@@ -120,12 +118,7 @@ def write_csv(record: dict[str, Any], path: str | Path) -> None:
                     "passed": check["passed"],
                 }
             )
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    with atomic(path) as temporary:
-        temporary.write_text(stream.getvalue(), encoding="utf-8")
+    write_rows([{c: row.get(c) for c in _COLUMNS} for row in rows], path)
 
 
 def markdown(records: Sequence[dict[str, Any]], titles: Sequence[str]) -> str:

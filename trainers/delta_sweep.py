@@ -144,25 +144,26 @@ def sweep(
 
 
 def table(results: dict[str, Any]) -> Table:
-    """The accuracies as a table for the terminal, a row per bound."""
+    """Accuracies in % as a table for the terminal, two rows for each bound."""
     rows = Table(
-        title=f"{report.dataset_title(results['recipe']['dataset'])}, "
-        "A replaced by A + Δ, then the read-out trained again",
-        caption="accuracies in %: A replaced → read-out trained again",
+        title=f"{report.dataset_title(results['recipe']['dataset'])}: accuracy "
+        "in %, under FGSM for ε > 0",
     )
-    for column in ("δ̄", "‖Δ‖/‖A‖", "clean", *(f"ε = {e:g}" for e in EPSILONS)):
+    rows.add_column("δ̄", justify="right")
+    rows.add_column("‖Δ‖/‖A‖", justify="right")
+    rows.add_column("")
+    for column in ("clean", *(f"{epsilon:g}" for epsilon in EPSILONS)):
         rows.add_column(column, justify="right")
     for step in results["steps"]:
-        pairs = zip(
-            _accuracies(step["replaced"]),
-            _accuracies(step["readout_trained"]),
-            strict=True,
-        )
-        rows.add_row(
+        head = [
             f"{step['delta_bar']:.3f}",
             f"{step['relative_perturbation']:.3f}",
-            *(f"{100 * a:.1f} → {100 * b:.1f}" for a, b in pairs),
-        )
+        ]
+        for stage, title in delta_sweep_picture.STAGES.items():
+            cells = [f"{100 * share:.1f}" for share in _accuracies(step[stage])]
+            rows.add_row(*head, title, *cells)
+            head = ["", ""]
+        rows.add_section()
     return rows
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from trainers import drawing
 from trainers.report import dataset_title, points_by_epsilon
 
-_STAGES = {
-    "replaced": "A replaced by A + Δ, nothing else",
-    "readout_trained": "and the read-out trained again",
+STAGES = {
+    "replaced": "A replaced by A + Δ",
+    "readout_trained": "read-out trained again",
 }
 _SHOWN = {
     0.02: {"color": "#56B4E9", "marker": "o", "linestyle": "-"},
@@ -44,7 +44,7 @@ def plot_delta_sweep(results: Mapping[str, Any], path: str | Path) -> None:
     steps = results["steps"]
     bounds = [step["delta_bar"] for step in steps]
     labelled = []
-    for axes, (stage, title) in zip(panels, _STAGES.items(), strict=True):
+    for axes, (stage, title) in zip(panels, STAGES.items(), strict=True):
         clean = [100 * step[stage]["clean_accuracy"] for step in steps]
         [line] = axes.plot(
             bounds, clean, color="black", marker="D", markersize=4, linewidth=2

@@ -11,7 +11,7 @@ import decimal
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -150,6 +150,17 @@ def write_csv(results: Results, path: str | Path) -> None:
         for radius, accuracy in certified_by_radius(model).items():
             row[f"certified_{radius:g}"] = accuracy
         rows.append(row)
+    write_rows(rows, path)
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Writes rows as CSV; what a row does not have is an empty field.
+
+    Args:
+        rows: by the names of the columns, which come in the order in which the
+            rows name them first.
+        path: for example results/mnist/results.csv.
+    """
     columns = list(dict.fromkeys(name for row in rows for name in row))
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
