@@ -41,12 +41,13 @@ def step_by_eigenvectors(rates: BallRates, spectrum: ActiveSpectrum):
       Change of log t, of shape (d,), at most 0.2 in absolute value.
     """
     vectors, image = spectrum.vectors, spectrum.image
-    left = rates.row[:, None] * image + rates.shift[:, None] * vectors
-    right = (rates.column[:, None] * spectrum.eigenvalues) * vectors
+    row, column, shift = (tf.expand_dims(rate, 1) for rate in rates)
+    left = row * image + shift * vectors
+    right = (column * spectrum.eigenvalues) * vectors
     slopes = image * left + vectors * right
     descent = tf.linalg.matvec(slopes, 2 * (1.0 - spectrum.eigenvalues))
     # Vᵀ Wᵀ dW V, up to a skew-symmetric part.
-    weights = descent[:, None]
+    weights = tf.expand_dims(descent, 1)
     change = tf.matmul(image, weights * left, transpose_a=True)
     change += tf.matmul(vectors, weights * right, transpose_a=True)
     # |change + changeᵀ|² / 2; to transpose would take longer than this product.
@@ -73,7 +74,7 @@ def step_by_projector(rates: BallRates, matrix, excess, active):
     ascent += rates.column * tf.reduce_sum(products, 0)
     ascent += rates.shift * tf.linalg.diag_part(with_excess)
     descent = -2 * ascent
-    scale = (rates.row * descent)[:, None] + (rates.column * descent)[None, :]
+    scale = tf.expand_dims(rates.row * descent, 1) + rates.column * descent
     change = tf.linalg.diag(rates.shift * descent) + scale * matrix
     change = tf.matmul(matrix, change, transpose_a=True)
     change = tf.matmul(active, change + tf.transpose(change))

@@ -180,7 +180,8 @@ def clip_log_norm(
         certificate, delta_bar, alpha, step, size, matrix.dtype
     )
     scaled = wide + tf.linalg.diag(ball.centre)
-    scaled = tf.cast(scaled * ball.row[:, None] * ball.column, matrix.dtype)
+    row = tf.expand_dims(ball.row, 1)
+    scaled = tf.cast(scaled * row * ball.column, matrix.dtype)
     rates = BallRates(*(tf.cast(rate, matrix.dtype) for rate in ball.rates))
     if compiled_by_xla():
         clipped = clip_by_products(scaled, 1.0)
@@ -192,8 +193,8 @@ def clip_log_norm(
         clipped = clip_active_spectrum(last)
         change = step_by_eigenvectors(rates, first)
     # Products take less time than quotients.
-    rows, columns = 1.0 / ball.row[:, None], 1.0 / ball.column
-    moved = tf.cast(clipped.matrix, tf.float64) * rows * columns
+    moved = tf.cast(clipped.matrix, tf.float64) * (1.0 / row)
+    moved *= 1.0 / ball.column
     moved = tf.cast(moved - tf.linalg.diag(ball.centre), matrix.dtype)
     moved = tf.where(clipped.inside, tf.cast(wide, matrix.dtype), moved)
     least = _SMALLEST_SHARE * tf.where(finite, typical, largest)

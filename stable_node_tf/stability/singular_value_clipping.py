@@ -168,14 +168,14 @@ def active_spectrum(matrix, limit) -> tuple[ActiveSpectrum, ActiveSpectrum]:
         finite = tf.math.is_finite(tf.reduce_sum(gram))
         gram = tf.where(finite, gram, tf.zeros_like(gram))
         eigenvalues, vectors = tf.linalg.eigh(gram)
-        below = tf.math.count_nonzero(eigenvalues <= 1.0, dtype=tf.int32)
+        below = tf.reduce_sum(tf.cast(eigenvalues <= 1.0, tf.int32))
         vectors = vectors[:, below:]
         spectrum = ActiveSpectrum(
             matrix,
             eigenvalues[below:],
             vectors,
             tf.matmul(matrix, vectors),
-            eigenvalues[-1],
+            tf.reduce_max(eigenvalues),
             tf.constant(clipped),
         )
         return spectrum, finite
