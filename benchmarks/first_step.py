@@ -137,7 +137,8 @@ def row_of(name, size, parts, dense):
     for part in parts:
         values = row[part]
         print(
-            f"  {part:22} {values['seconds']:8.3f} s {values['cpu_seconds']:8.3f} s CPU",
+            f"  {part:22} {values['seconds']:8.3f} s",
+            f"{values['cpu_seconds']:8.3f} s CPU",
             *(
                 f"{values[ratio]:7.2f} ×"
                 for ratio in ("ratio", "cpu_ratio")
