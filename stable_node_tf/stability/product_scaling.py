@@ -24,7 +24,8 @@ _GAP = 0.01
 _NEWTON_STEPS = 2
 _SMALLEST_NORM = 1e-6
 _LEAST = 1e-100
-_LARGEST_ENTRY = 1e300
+# Of a norm the square of which is a number.
+_LARGEST_LOGARITHM = 350.0
 _OF_LOGARITHMS = 1e-12
 
 
@@ -82,12 +83,11 @@ def scale_into_bound(
     kernels = [tf.where(finite, A, tf.zeros_like(A)) for A in kernels]
     sizes = [kernel.shape[0] for kernel in kernels]
     size, count = sizes[-1], len(sizes)
-    norms = [tf.maximum(_norm(A), _SMALLEST_NORM) for A in kernels]
-    form = quadratic_form(
-        [A / c for A, c in zip(kernels, norms, strict=True)], alpha
-    )
+    # Logarithms, because norms and their product may overflow.
+    kernels, logs = zip(*map(_normalised, kernels), strict=True)
+    form = quadratic_form(kernels, alpha)
     neutral = tf.constant(neutral_multipliers(sizes, alpha))
-    carried = rescaled(multipliers, sizes, [1.0 / c for c in norms])
+    carried = rescaled(multipliers, sizes, [tf.exp(-log) for log in logs])
     valid = tf.reduce_all((carried > _LEAST) & (carried < 1.0 / _LEAST))
     carried = tf.where(valid, carried, neutral)
     warm = reached_bound(form, carried, size)
@@ -104,24 +104,25 @@ def scale_into_bound(
     theta = tf.where(valid, ahead, theta)
     reached = tf.where(valid, moved, reached)
     reached += 4 * (count + 1) * (unit + 1e-13)
-    # Logarithms, because the product of the norms may overflow.
-    logs = [tf.math.log(c) for c in norms]
     excess = tf.math.log(tf.maximum(reached, _LEAST)) + tf.add_n(logs)
     excess -= np.log(bound)
     # Exact to about 1e-13 for numbers of any size.
-    factor = tf.exp(-tf.maximum(excess + _OF_LOGARITHMS, 0.0) / count)
-    factor = tf.where(excess > 0.0, factor, 1.0)
-    scaled = rescaled(theta, sizes, [factor * c for c in norms])
+    lowered = (excess + _OF_LOGARITHMS) / count
+    lowered = tf.where(excess > 0.0, lowered, 0.0)
+    factor = tf.exp(-lowered)
+    scaled = rescaled(theta, sizes, [tf.exp(log - lowered) for log in logs])
     kept = finite & tf.reduce_all(tf.math.is_finite(scaled) & (scaled > 0.0))
+    norms = [tf.exp(tf.minimum(log, _LARGEST_LOGARITHM)) for log in logs]
     return ScaledProduct(
         factor,
         tf.where(kept, scaled, multipliers),
-        (1.0 - factor) * _norm(tf.stack(norms)),
+        (1.0 - factor) * tf.norm(tf.stack(norms)),
     )
 
 
-def _norm(tensor):
-    """Frobenius norm, without overflow in between."""
-    peak = tf.reduce_max(tf.abs(tensor))
-    norm = tf.norm(tf.math.divide_no_nan(tensor, peak))
-    return tf.minimum(peak, _LARGEST_ENTRY) * norm
+def _normalised(kernel):
+    """A of norm 1, or less where it was below 1e-6, and the log of the rest."""
+    peak = tf.maximum(tf.reduce_max(tf.abs(kernel)), _SMALLEST_NORM)
+    shape = kernel / peak
+    norm = tf.maximum(tf.norm(shape), 1.0)
+    return shape / norm, tf.math.log(peak) + tf.math.log(norm)
