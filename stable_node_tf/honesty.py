@@ -204,7 +204,7 @@ def same_gradient(
         TypeError, ValueError: as `stable_node_tf.attacks.fgsm`.
 
     Example:
-        >>> weights = tf.constant([[-1.0, 1.0], [2.0, 0.5]])
+        >>> weights = np.float32([[-1.0, 1.0], [2.0, 0.5]])
         >>> check = same_gradient(
         ...     lambda x: x @ weights, lambda x: 1.1 * x @ weights,
         ...     [[0.5, 0.5]], [1],

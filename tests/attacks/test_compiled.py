@@ -13,7 +13,6 @@ import pytest
 import tensorflow as tf
 
 from stable_node_tf import (
-    activations,
     attacks,
     evaluation,
     export,
@@ -202,10 +201,18 @@ def activation_of_a_nested_model():
     yield model
 
 
+class Scaled:
+    def __init__(self, slope):
+        self.slope = slope
+
+    def __call__(self, x):
+        return tf.tanh(self.slope * x)
+
+
 def setting_of_an_activation():
-    model = chain(activations.LeakyTanh(0.5))
+    model = chain(Scaled(1.0))
     yield model
-    model.layers[2].activation.alpha = 0.01
+    model.layers[2].activation.slope = -3.0
     yield model
 
 
