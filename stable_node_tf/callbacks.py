@@ -105,7 +105,7 @@ class StabilityMonitor(keras.callbacks.Callback):
         return [
             pair
             for each in getattr(optimizer, "optimizers", [optimizer])
-            if each.use_ema
+            if each.use_ema and each.built
             for pair in zip(
                 each._trainable_variables,
                 each._model_variables_moving_average,

@@ -161,12 +161,14 @@ def test_averages_are_feasible_wherever_they_are_swapped_in(deep, delta_bar):
         fit(model, *callbacks, epochs=4)
         Watch.on_epoch_end(SimpleNamespace(model=model), 0)
 
-    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
-    train(StabilityMonitor(), swap, Watch())
-    train(Watch(), StabilityMonitor(), swap)
+    def swap():
+        return keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+
+    train(StabilityMonitor(), swap(), Watch())
+    train(Watch(), StabilityMonitor(), swap())
     if not deep:  # Kernels that are scaled down have averages inside.
         with pytest.raises(ValueError, match="after `StabilityMonitor`"):
-            train(swap, StabilityMonitor())
+            train(swap(), StabilityMonitor())
 
 
 def test_nan_is_named():
