@@ -47,8 +47,9 @@ def integrate(
     stiff problems its gradients can be far off unless rtol is tight.
 
     Higher derivatives are those of the gradients, except that
-    `PerSampleDormandPrince` has none and that the adjoint method has none in
-    forward mode (`tf.autodiff.ForwardAccumulator`): both raise.
+    `PerSampleDormandPrince` and `BDF` have none and that the adjoint method has
+    none in forward mode (`tf.autodiff.ForwardAccumulator`): these raise. Within
+    a loop of one's own (`tf.map_fn`) only fixed grids have them.
 
     On a fixed grid, and by `PerSampleDormandPrince`, no bit of the result for
     a row, or of its gradient, depends on the other rows. On their number it
@@ -248,7 +249,30 @@ def _solve_by_row(
             state,
         )
 
-    return solve_rows(state, constants)
+    return solve_rows(
+        *tf.nest.map_structure(_once_differentiable, (state, constants))
+    )
+
+
+@tf.custom_gradient
+def _once_differentiable(tensor: tf.Tensor) -> Any:
+    """Returns `tensor`, whose gradients are refused one of their own.
+
+    TensorFlow cannot differentiate a custom gradient in a loop twice.
+    """
+
+    @tf.custom_gradient
+    def once(upstream: tf.Tensor) -> Any:
+        def refuse(upstream: tf.Tensor) -> tf.Tensor:
+            raise NotImplementedError(
+                "`BDF` has first derivatives only. Use 'dormand_prince' or a "
+                "fixed grid, 'implicit_midpoint' for stiff problems, for "
+                "higher ones."
+            )
+
+        return tf.identity(upstream), refuse
+
+    return tf.identity(tensor), lambda upstream: once(upstream)
 
 
 @dataclasses.dataclass(frozen=True)
