@@ -156,6 +156,32 @@ def test_input_gradients_of_a_row_do_not_depend_on_the_others():
     np.testing.assert_array_equal(sweep(state)[1], sweep(others)[1])
 
 
+def test_a_step_is_traced_once(monkeypatch):
+    calls = []
+    evaluate = LeakyTanh.value_and_slope
+
+    def counted(self, x):
+        calls.append(x.shape)
+        return evaluate(self, x)
+
+    monkeypatch.setattr(LeakyTanh, "value_and_slope", counted)
+
+    @tf.function(autograph=False)
+    def gradient(u, A, b):
+        with tf.GradientTape() as tape:
+            tape.watch((u, A, b))
+            end = integrate(
+                RungeKutta4(9),
+                LayerField(LeakyTanh(0.5)),
+                u,
+                constants={"kernel": A, "bias": b},
+            )
+        return tape.gradient(end, (u, A, b))
+
+    gradient(tf.ones((2, 3)), tf.eye(3), tf.zeros(3))
+    assert len(calls) == 4
+
+
 def test_a_time_that_needs_a_gradient_gets_one():
     state, constants = problem()
     field, time = LayerField(LeakyTanh(0.2)), tf.Variable(0.7, dtype="float64")

@@ -10,7 +10,7 @@ from stable_node_tf.stability.log_norm import (
     certified_log_norm,
     worst_case_log_norm,
 )
-from stable_node_tf.stability.nearest import nearest_stable
+from stable_node_tf.stability.nearest import nearby_stable, nearest_stable
 
 few = settings(max_examples=15, deadline=None, derandomize=True)
 sizes = st.integers(1, 8)
@@ -362,3 +362,23 @@ def test_refuses_other_arguments_by_name(arguments):
 def test_refuses_a_certificate_of_another_shape():
     with pytest.raises(ValueError, match="certificate"):
         nearest_stable(np.eye(2), 0.1, 0.5, certificate=np.ones(3))
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("delta_bar", [-1.0, 0.0, 0.5, 1.2])
+def test_nearby_is_certified_and_almost_as_near(alpha, delta_bar):
+    for size, seed in ((1, 0), (7, 1), (40, 2)):
+        matrix = np.random.default_rng(seed).standard_normal((size, size))
+        matrix /= np.sqrt(size)
+        near, t = nearby_stable(matrix, delta_bar, alpha)
+        assert certified_log_norm(near, alpha, t) <= delta_bar
+        nearest = nearest_stable(matrix, delta_bar, alpha).distance
+        norm = np.linalg.norm(matrix)
+        assert np.linalg.norm(near - matrix) <= 1.03 * nearest + 1e-3 * norm
+
+
+def test_nearby_leaves_alone_what_is_certified():
+    matrix = np.random.default_rng(0).standard_normal((9, 9))
+    near, t = nearby_stable(matrix - matrix.T, 6.0, 0.3)
+    np.testing.assert_array_equal(near, matrix - matrix.T)
+    assert certified_log_norm(near, 0.3, t) <= 6.0
