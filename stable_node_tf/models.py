@@ -10,6 +10,7 @@ from stable_node_tf.layers import StableODELayer
 from stable_node_tf.ode_layer import ODELayer
 from stable_node_tf.piecewise_ode import PiecewiseODELayer
 from stable_node_tf.stability.checks import check_count
+from stable_node_tf.uncompiled_clone import uncompiled_clone
 
 
 def ode_classifier(
@@ -105,7 +106,7 @@ def with_finer_solver(model: keras.Model, factor: int = 2) -> keras.Model:
       factor: at least 2.
 
     Returns:
-      A model of its own; the given one is left as it is.
+      A model of its own, not compiled; the given one is left as it is.
 
     Raises:
       TypeError: if `factor` is not an integer.
@@ -125,9 +126,7 @@ def with_finer_solver(model: keras.Model, factor: int = 2) -> keras.Model:
             return _finer_layer(layer, factor)
         return type(layer).from_config(layer.get_config())
 
-    finer = keras.models.clone_model(
-        model, clone_function=rebuild, recursive=True
-    )
+    finer = uncompiled_clone(model, rebuild)
     if not refined:
         raise ValueError(
             "model must have a neural ODE layer of this package. "

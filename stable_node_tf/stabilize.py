@@ -10,6 +10,7 @@ from stable_node_tf.constraints import SpectralNormConstraint
 from stable_node_tf.ode_layer import ODELayer
 from stable_node_tf.stability.certificates import spectral_norm_bound
 from stable_node_tf.stability.checks import check_number
+from stable_node_tf.uncompiled_clone import uncompiled_clone
 
 
 class ChangedLayer(NamedTuple):
@@ -156,9 +157,7 @@ def stabilize(
                 f"{error.__context__}"
             ) from error
 
-    changed = keras.models.clone_model(
-        model, clone_function=rebuild, recursive=True
-    )
+    changed = uncompiled_clone(model, rebuild)
     if not changed.built:  # sequential, without an Input
         changed.build(model.input_shape)
     rows = []
