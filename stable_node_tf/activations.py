@@ -109,11 +109,10 @@ class SmoothLeakyReLU(ReadOnlySettings):
         """Returns the activation of every entry of `x`, and its slope."""
         x = tf.convert_to_tensor(x)
         joint = tf.constant(self._joint, x.dtype)
-        above = tf.maximum(x, joint)
-        bent = tf.tanh(above)
+        bent = tf.tanh(tf.maximum(x, joint))
         # The line continues tanh below the joint; x exceeds both above 0 only.
-        line = tf.constant(self.alpha, x.dtype) * (x - above)
-        return tf.maximum(x, bent + line), 1.0 - tf.square(tf.minimum(bent, 0))
+        line = tf.constant(self.alpha, x.dtype) * tf.nn.relu(joint - x)
+        return tf.maximum(x, bent - line), 1.0 - tf.square(tf.minimum(bent, 0))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""

@@ -46,7 +46,7 @@ OPS = set(
     PartitionedCall Placeholder Pow PreventGradient Prod Range Rank
     ReadVariableOp RealDiv Relu ReluGrad Reshape RestoreV2 SaveV2 Select
     SelectV2 Shape ShardedFilename Sigmoid Sign Size Slice Softmax Softplus
-    Split Sqrt Square Squeeze StatefulPartitionedCall StatelessIf
+    Split SplitV Sqrt Square Squeeze StatefulPartitionedCall StatelessIf
     StatelessWhile StaticRegexFullMatch StopGradient StridedSlice StringJoin
     StringLength Sub Substr Sum Tanh TanhGrad TensorListFromTensor
     TensorListGetItem TensorListReserve TensorListSetItem TensorListStack Tile

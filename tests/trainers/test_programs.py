@@ -113,7 +113,7 @@ def trained(monkeypatch):
     [
         (train, "output", 1, 10),
         (certify, "output", 1, 10),
-        (compare, "results", 3, 12),
+        (compare, "results", 4, 8),
     ],
 )
 def test_workers_train_and_leave_the_rest_to_their_chief(
