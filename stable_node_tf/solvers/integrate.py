@@ -57,7 +57,9 @@ def integrate(
     round differently in batches of another size: about 5e-7 on a fixed grid,
     up to the tolerances where a step control amplifies that. The fields of
     layers `PerSampleDormandPrince` is therefore given in whole blocks of 16
-    rows, and every bit is the same in batches of all sizes that were tried.
+    rows, and a function traced for batches of unknown size then gave the same
+    bits for all sizes that were tried. Traces for one size, and XLA, which
+    compiles another program for each, still round in their own ways.
     `DormandPrince` chooses one step for the whole batch, so its rows depend on
     each other, within the tolerances. `BDF` is run row by row: independent, but
     slow, and slow to trace.

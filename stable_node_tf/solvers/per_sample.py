@@ -96,7 +96,7 @@ class PerSampleDormandPrince(ReadOnlySettings, ode.Solver):
         self.rtol = check_positive(rtol, "rtol")
         self.atol = check_positive(atol, "atol")
         self.max_num_steps = check_count(max_num_steps, "max_num_steps")
-        self._traced: dict[OdeFn, tuple[Any, ...]] = {}
+        self._traced: dict[OdeFn, tuple[Any, Any]] = {}
         super().__init__(
             make_adjoint_solver_fn=None,
             validate_args=False,
@@ -214,22 +214,15 @@ class PerSampleDormandPrince(ReadOnlySettings, ode.Solver):
     def _passes(self, ode_fn: OdeFn) -> tuple[Any, Any]:
         """Returns the passes forwards and backwards, traced once if may be."""
         checked = checked_field(ode_fn)
+        run, sweep_back = (
+            functools.partial(function, checked)
+            for function in (self._run, self._sweep_back)
+        )
         if tf.executing_eagerly() or not is_self_contained(ode_fn):
-            return (
-                functools.partial(self._run, checked),
-                functools.partial(self._sweep_back, checked),
-            )
+            return run, sweep_back
         if ode_fn not in self._traced:
-            # A stage becomes a call of one function.
-            stage = tf.function(checked, autograph=False)
-            self._traced[ode_fn] = tuple(
-                tf.function(
-                    functools.partial(run, stage),
-                    autograph=False,
-                    reduce_retracing=True,
-                )
-                for run in (self._run, self._sweep_back)
-            )
+            trace = tf.function(autograph=False, reduce_retracing=True)
+            self._traced[ode_fn] = trace(run), trace(sweep_back)
         return self._traced[ode_fn]
 
     def _advance(
