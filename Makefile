@@ -91,7 +91,7 @@ zoo: venv  ## build what is missing or out of date in saved_models/
 	$(PYTHON) -m trainers.zoo $(ARGS)
 
 test: lint  ## all that CI checks: ruff, mypy, pytest with the doctests
-	$(PYTHON) -m pytest -n 2 $(ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadscope $(ARGS)
 
 lint: venv  ## ruff and mypy only
 	$(VENV)/bin/ruff check .
