@@ -80,8 +80,8 @@ compare: venv  ## train, attack, export four models (DATASET, PRESET, SEED)
 
 sweep: venv  ## stabilize a trained model for several bounds (DATASET, SEED)
 	$(PYTHON) -m trainers.delta_sweep --dataset=$(or $(DATASET),mnist) \
-	  $(if $(PRESET),--preset=$(PRESET)) $(if $(SEED),--seed=$(SEED)) \
-	  $(if $(RESULTS),--results=$(RESULTS)) $(ARGS)
+	  $(if $(SEED),--seed=$(SEED)) $(if $(RESULTS),--results=$(RESULTS)) \
+	  $(ARGS)
 
 rivals: venv  ## train and attack methods of others alike (DATASET, SEED)
 	$(PYTHON) -m trainers.rivals --dataset=$(or $(DATASET),mnist) \

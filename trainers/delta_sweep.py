@@ -5,7 +5,8 @@
 The method of arXiv 2501.10740 to the letter: a network is trained as usual, its
 matrix A is replaced by A + Δ, the nearest matrix with δ(A + Δ) <= δ̄, and then
 the read-out alone is trained again. This is done for δ̄ from δ(A) down to 0, and
-clean and FGSM accuracy are measured on all test images after either step.
+clean and FGSM accuracy are measured on all test images after either step. The
+network is the ordinary one of the preset "paper" of `trainers.compare`.
 
 Everything goes to results/DATASET/delta_sweep/: the trained network,
 sweep.json, sweep.csv and sweep.png. Interrupted, the same command carries on.
@@ -43,13 +44,6 @@ EPSILONS = (0.02, 0.04, 0.06, 0.08, 0.1)
 _DATASET = flags.DEFINE_enum(
     "dataset", "mnist", datasets.NAMES, "Images.", allow_override=True
 )
-_PRESET = flags.DEFINE_enum(
-    "preset",
-    "paper",
-    PRESETS,
-    "Whose ordinary network is stabilized.",
-    allow_override=True,
-)
 _SEED = flags.DEFINE_integer(
     "seed", 0, "Seeds weights and image order.", 0, allow_override=True
 )
@@ -80,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
     recipe = dataclasses.replace(
-        PRESETS[_PRESET.value], dataset=_DATASET.value, seed=_SEED.value
+        PRESETS["paper"], dataset=_DATASET.value, seed=_SEED.value
     )
     if _EPOCHS.value is not None:
         recipe = dataclasses.replace(recipe, epochs=_EPOCHS.value)

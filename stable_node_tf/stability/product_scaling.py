@@ -26,6 +26,8 @@ _SMALLEST_NORM = 1e-6
 _LEAST = 1e-100
 # Of a norm the square of which is a number.
 _LARGEST_LOGARITHM = 350.0
+# Where exp(-x) is a normal number.
+_NORMAL = 700.0
 _OF_LOGARITHMS = 1e-12
 
 
@@ -33,7 +35,7 @@ class ScaledProduct(NamedTuple):
     """What the kernels are multiplied by, and what training keeps.
 
     Attributes:
-      factor: c in (0, 1], float64; c A_1, ..., c A_k satisfy the bound.
+      factor: c in [0, 1], float64; c A_1, ..., c A_k satisfy the bound.
       multipliers: θ that prove it, float64, of shape (n,).
       distance: Frobenius norm of the change of all kernels, float64.
     """
@@ -109,7 +111,8 @@ def scale_into_bound(
     # Exact to about 1e-13 for numbers of any size.
     lowered = (excess + _OF_LOGARITHMS) / count
     lowered = tf.where(excess > 0.0, lowered, 0.0)
-    factor = tf.exp(-lowered)
+    # XLA's exponential stops at the smallest normal number.
+    factor = tf.where(lowered < _NORMAL, tf.exp(-lowered), 0.0)
     scaled = rescaled(theta, sizes, [tf.exp(log - lowered) for log in logs])
     kept = finite & tf.reduce_all(tf.math.is_finite(scaled) & (scaled > 0.0))
     norms = [tf.exp(tf.minimum(log, _LARGEST_LOGARITHM)) for log in logs]
