@@ -12,7 +12,7 @@ def class_logits(logits: Any) -> tf.Tensor:
     logit is that of class 1 where z > 0, of class 0 where z <= 0.
 
     Args:
-      logits: of shape (n, K), K >= 1.
+      logits: of shape (n, K), K >= 1, which need not be known when traced.
 
     Returns:
       Tensor of shape (n, max(K, 2)).
@@ -21,6 +21,10 @@ def class_logits(logits: Any) -> tf.Tensor:
     [[0.0, -3.0], [0.0, 2.0]]
     """
     logits = tf.convert_to_tensor(logits)
-    if logits.shape[-1] != 1:
+    if logits.shape[1] not in (1, None):
         return logits
-    return tf.concat([tf.zeros_like(logits), logits], axis=-1)
+    batch, classes = tf.unstack(tf.shape(logits))
+    missing = tf.cast(tf.equal(classes, 1), tf.int32)
+    zeros = tf.zeros(tf.stack([batch, missing]), logits.dtype)
+    known = logits.shape[:1] + [2 if logits.shape[1] == 1 else None]
+    return tf.ensure_shape(tf.concat([zeros, logits], axis=1), known)

@@ -15,7 +15,11 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from stable_node_tf import checksums, signatures, warm_up
 from stable_node_tf.certification import Certifier, certifier
-from stable_node_tf.model_ends import changed_pixels, probabilities
+from stable_node_tf.model_ends import (
+    changed_pixels,
+    probabilities,
+    probability_operation,
+)
 from stable_node_tf.model_graph import (
     Graph,
     check_one_input_one_output,
@@ -28,7 +32,6 @@ from stable_node_tf.signatures import MAX_BATCH_SIZE
 SIGNATURE = signatures.DEFAULT
 CERTIFY_SIGNATURE = signatures.CERTIFY
 _OUTPUTS = signatures.OUTPUTS
-_COPIES = ("Cast", "ExpandDims", "Identity", "Reshape", "Squeeze")
 _PYTHON_OPS = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
 
 
@@ -376,22 +379,11 @@ def _logits_of(model: keras.Model) -> Callable[[Any], Any]:
                 "model must return logits of shape (batch, classes). "
                 f"Received: {logits.dtype.name} of shape {logits.shape}"
             )
-        if tf.is_symbolic_tensor(logits):
-            _refuse_probabilities(_probability_operation(logits.op))
+        last = probability_operation(logits)
+        _refuse_probabilities(last and f"operation {last}")
         return logits
 
     return logits_of
-
-
-def _probability_operation(operation: tf.Operation) -> str | None:
-    """Names the last operation if it is one that makes probabilities.
-
-    Unlike `model_ends.probabilities` it sees into any layer, and names none.
-    """
-    while operation.type in _COPIES:
-        operation = operation.inputs[0].op
-    found = operation.type in ("Softmax", "Sigmoid")
-    return f"operation {operation.type}" if found else None
 
 
 def _readable_graph(model: keras.Model) -> Graph | None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from stable_node_tf.model_graph import Graph
 from stable_node_tf.replaced_methods import replaced_methods
@@ -46,6 +47,9 @@ _PROBABILITIES = (
     "sparsemax",
     "sparsesigmoid",
 )
+# TensorFlow's operations: those that change no value, and calls.
+_COPIES = ("Cast", "ExpandDims", "Identity", "Reshape", "Squeeze")
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
 def changed_pixels(graph: Graph) -> str | None:
@@ -90,6 +94,51 @@ def probabilities(graph: Graph) -> str | None:
         if not _keeps_values(operation):
             return None
     return None
+
+
+def probability_operation(answer: Any) -> str | None:
+    """Names the softmax or sigmoid that a traced model ends in, if any.
+
+    Unlike `probabilities` it sees into any layer, and cannot name it.
+
+    Args:
+      answer: tensor; nothing is known of one that is not of a graph.
+
+    Returns:
+      "Softmax", "Sigmoid", or None.
+
+    >>> @tf.function
+    ... def model(x):
+    ...     found.append(probability_operation(tf.reshape(tf.sigmoid(x), [-1])))
+    >>> found = []
+    >>> model(tf.ones(2))
+    >>> found
+    ['Sigmoid']
+    """
+    last = _last_operation(answer)
+    return last if last in ("Sigmoid", "Softmax") else None
+
+
+def _last_operation(tensor: Any) -> str | None:
+    """The type of the operation that a tensor of a graph comes from."""
+    if not tf.is_symbolic_tensor(tensor):
+        return None
+    operation, graph = tensor.op, tensor.graph
+    index = tensor.value_index
+    while True:
+        if operation.type in _COPIES:
+            tensor = operation.inputs[0]
+        elif operation.type in _CALLS:
+            name = operation.get_attr("f").name
+            if not graph._is_function(name):
+                return operation.type
+            graph = getattr(graph._get_function(name), "graph", None)
+            if graph is None:
+                return operation.type
+            tensor = graph.outputs[index]
+        else:
+            return str(operation.type)
+        operation, index = tensor.op, tensor.value_index
 
 
 def _keeps_values(operation: Any) -> bool:

@@ -8,13 +8,10 @@ import tensorflow as tf
 
 from stable_node_tf.attacks.compiled import Compiled, compiled
 from stable_node_tf.attacks.outcome import Classifier
+from stable_node_tf.binary_logits import class_logits
+from stable_node_tf.model_ends import probability_operation
 
 Loss = Callable[[Any, Any], Any]
-
-
-# Operations that change no value.
-_COPIES = ("Cast", "ExpandDims", "Identity", "Reshape", "Squeeze")
-_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
 def read_logits(model: Classifier, x: Any) -> Any:
@@ -44,8 +41,8 @@ def read_logits(model: Classifier, x: Any) -> Any:
             "model must return one tensor of logits of shape "
             f"(batch, classes), floats. Received: {_described(logits)}"
         )
-    last = _last_operation(logits)
-    if last in ("Sigmoid", "Softmax"):
+    last = probability_operation(logits)
+    if last:
         raise ValueError(
             f"model must return logits, not probabilities: through a {last} "
             "the gradient vanishes and the attack fails. "
@@ -53,13 +50,7 @@ def read_logits(model: Classifier, x: Any) -> Any:
         )
     if logits.dtype.size < 4:
         logits = tf.cast(logits, tf.float32)
-    if logits.shape[1] in (1, None):
-        batch, classes = tf.unstack(tf.shape(logits))
-        missing = tf.cast(tf.equal(classes, 1), tf.int32)
-        zeros = tf.zeros(tf.stack([batch, missing]), logits.dtype)
-        static = logits.shape[:1] + [2 if logits.shape[1] == 1 else None]
-        logits = tf.ensure_shape(tf.concat([zeros, logits], 1), static)
-    return logits
+    return class_logits(logits)
 
 
 def _described(answer: Any) -> str:
@@ -70,28 +61,6 @@ def _described(answer: Any) -> str:
     if tf.is_tensor(answer):
         return f"a tensor of {answer.dtype.name}, shape {answer.shape}"
     return f"{type(answer).__name__}"
-
-
-def _last_operation(tensor: Any) -> str | None:
-    """The type of the operation that a tensor of a graph comes from."""
-    if not tf.is_symbolic_tensor(tensor):
-        return None
-    operation, graph = tensor.op, tensor.graph
-    index = tensor.value_index
-    while True:
-        if operation.type in _COPIES:
-            tensor = operation.inputs[0]
-        elif operation.type in _CALLS:
-            name = operation.get_attr("f").name
-            if not graph._is_function(name):
-                return operation.type
-            graph = getattr(graph._get_function(name), "graph", None)
-            if graph is None:
-                return operation.type
-            tensor = graph.outputs[index]
-        else:
-            return str(operation.type)
-        operation, index = tensor.op, tensor.value_index
 
 
 def logits_and_gradient(
