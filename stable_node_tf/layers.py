@@ -1,11 +1,11 @@
 """StableODELayer: a neural ODE as a Keras layer, with a bound on its flow."""
 
+import logging
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from stable_node_tf import solvers
 from stable_node_tf.constraints import LogNormConstraint
@@ -273,7 +273,7 @@ class _FeasibleStart:
     def kernel(self, shape, dtype=None):
         bound = self._constraint
         if shape[0] >= _LARGE:
-            logging.warning(
+            logging.getLogger(__name__).warning(
                 "Moving the initial kernel inside delta_bar=%g: at "
                 "%d x %d entries this takes a while.",
                 bound.delta_bar,
