@@ -37,7 +37,7 @@ from stable_node_tf.stability.singular_value_clipping import (
 
 # How far averages move inside. To swap variables by sums and differences, as
 # `keras.callbacks.SwapEMAWeights` does, rounds them.
-_MARGIN = 1e-5
+AVERAGE_MARGIN = 1e-5
 _LARGEST_NORM = 1e140
 
 
@@ -177,7 +177,7 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
             certificate = self._cold_certificate(matrix)
         else:
             certificate = tf.convert_to_tensor(self._certificate)
-        margin = _MARGIN * float(tf.norm(tf.cast(matrix, tf.float64)))
+        margin = AVERAGE_MARGIN * float(tf.norm(tf.cast(matrix, tf.float64)))
         margin = margin if math.isfinite(margin) else 0.0
         clipped = clip_log_norm(
             matrix,
@@ -267,7 +267,7 @@ class SpectralNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
         """
         del average_of
         kernel = self(average)
-        average.assign(kernel * (1.0 - _MARGIN))
+        average.assign(kernel * (1.0 - AVERAGE_MARGIN))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""

@@ -5,13 +5,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from stable_node_tf.constraints import AVERAGE_MARGIN
 from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.stability.checks import check_alpha, check_number
 from stable_node_tf.stability.product_scaling import scale_into_bound
 from stable_node_tf.stability.shared_traces import call_traced
-
-# See `constraints`.
-_MARGIN = 1e-5
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
@@ -87,7 +85,7 @@ class ProductLogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
         """
         averages = [*map(average_of, self._others), average]
         kernels = [tf.convert_to_tensor(A) for A in averages]
-        factor = self._scaled(kernels).factor * (1.0 - _MARGIN)
+        factor = self._scaled(kernels).factor * (1.0 - AVERAGE_MARGIN)
         for variable, kernel in zip(averages, kernels, strict=True):
             variable.assign(tf.cast(factor, kernel.dtype) * kernel)
 
