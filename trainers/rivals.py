@@ -134,7 +134,7 @@ def compare(
     images = {"train": train.fingerprint(), "test": test.fingerprint()}
     summaries = [
         _known(recipe, attack, images, directory / f"{name}.json")
-        or _measure(name, recipe, train, test, attack, directory)
+        or _measure(name, recipe, train, test, attack, images, directory)
         for name, recipe in recipes.items()
     ]
     recipe = next(iter(recipes.values()))
@@ -203,6 +203,7 @@ def _measure(
     train: datasets.Split,
     test: datasets.Split,
     attack: dict[str, Any],
+    images: dict[str, str],
     directory: Path,
 ) -> dict[str, Any]:
     print(f"\nTraining {name}")
@@ -213,14 +214,11 @@ def _measure(
     summary = describe(name, trained.model, 0.0, trained)
     summary["recipe"] = dataclasses.asdict(recipe)
     summary["attack"] = attack
-    summary["images"] = {
-        "train": train.fingerprint(),
-        "test": test.fingerprint(),
-    }
+    summary["images"] = images
 
-    def attacked(method: str, images: datasets.Split, settings: Any) -> Any:
+    def attacked(method: str, split: datasets.Split, settings: Any) -> Any:
         title = f"Attacking {name}, {attack_suite.TITLES[method]}"
-        return outcomes.attacked(method, trained.model, images, settings, title)
+        return outcomes.attacked(method, trained.model, split, settings, title)
 
     few = test.take(slice(attack["pgd_images"]))
     fgsm = attacked("fgsm", test, {"epsilons": EPSILONS}).curve()
