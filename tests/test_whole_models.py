@@ -334,6 +334,14 @@ def as_loaded(model, directory):
     return keras.saving.load_model(directory / "model.keras")
 
 
+def made_and_loaded(name, directory):
+    """A model of `OTHERS`, and what a file makes of it if that keeps it."""
+    model = OTHERS[name][0]()
+    if name in IN_MEMORY_ONLY:
+        return [model]
+    return [model, as_loaded(model, directory)]
+
+
 def as_affine(model):
     """W and b of x -> xW + b, from the model's weights alone."""
     kernels = [w.numpy() for w in model.weights if w.name == "kernel"]
@@ -415,11 +423,8 @@ def test_exports_of_linear_models(name, tmp_path):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_certifier_names_whom_it_refuses(name, tmp_path):
-    make, culprit, _ = OTHERS[name]
-    models = [make()]
-    if name not in IN_MEMORY_ONLY:
-        models.append(as_loaded(models[0], tmp_path))
-    for model in models:
+    _, culprit, _ = OTHERS[name]
+    for model in made_and_loaded(name, tmp_path):
         with pytest.raises(ValueError, match=culprit):
             certified_radii(model, images())
         with pytest.raises(ValueError, match=culprit):
@@ -428,11 +433,8 @@ def test_the_certifier_names_whom_it_refuses(name, tmp_path):
 
 @pytest.mark.parametrize("name", [n for n in OTHERS if OTHERS[n][2]])
 def test_the_export_names_whom_it_refuses(name, tmp_path):
-    make, _, culprit = OTHERS[name]
-    models = [make()]
-    if name not in IN_MEMORY_ONLY:
-        models.append(as_loaded(models[0], tmp_path))
-    for model in models:
+    _, _, culprit = OTHERS[name]
+    for model in made_and_loaded(name, tmp_path):
         with pytest.raises(ValueError, match=culprit):
             export(model, tmp_path / "exported")
 
