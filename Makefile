@@ -24,7 +24,7 @@ SHOW_LARGE = awk '/^ *(Downloading|Using cached) .* MB/ {sub(/^ */, "  "); \
 	print; fflush()} /^Installing collected/ {print "  Installing"; fflush()}'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv data train certify compare sweep rivals zoo test lint format \
+.PHONY: help venv data train certify compare sweep baselines zoo test lint format \
 	docs bazel clean
 
 help:  ## show this list
@@ -83,8 +83,8 @@ sweep: venv  ## stabilize a trained model for several bounds (DATASET, SEED)
 	  $(if $(SEED),--seed=$(SEED)) $(if $(RESULTS),--results=$(RESULTS)) \
 	  $(ARGS)
 
-rivals: venv  ## train and attack methods of others alike (DATASET, SEED)
-	$(PYTHON) -m trainers.rivals --dataset=$(or $(DATASET),mnist) \
+baselines: venv  ## train and attack methods of others alike (DATASET, SEED)
+	$(PYTHON) -m trainers.baselines --dataset=$(or $(DATASET),mnist) \
 	  $(if $(SEED),--seed=$(SEED)) $(if $(RESULTS),--results=$(RESULTS)) $(ARGS)
 
 zoo: venv  ## build what is missing or out of date in saved_models/

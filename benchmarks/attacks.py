@@ -29,7 +29,8 @@ from art.attacks import evasion
 from art.estimators.classification import TensorFlowV2Classifier
 
 from stable_node_tf import attacks
-from trainers import datasets, report
+from trainers import report
+from trainers.data import datasets
 from trainers.measurement import load_model
 
 _STEP_SIZE = 0.25

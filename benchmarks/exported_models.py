@@ -9,7 +9,8 @@ def serving(arrays):
     """Name and batch of each model -> its call, as in solver_libraries."""
     import keras
 
-    from stable_node_tf import Euler, RungeKutta4, export, ode_classifier
+    from stable_node_tf import Euler, RungeKutta4, ode_classifier
+    from stable_node_tf.saved_model import export
 
     del arrays
     image = keras.Input((28, 28, 1), name="image")

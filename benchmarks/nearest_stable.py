@@ -29,12 +29,14 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.paper_method import two_level
-from stable_node_tf.stability.certified_projection import project_certified
 from stable_node_tf.stability.log_norm import (
     certified_log_norm,
     worst_case_log_norm,
 )
-from stable_node_tf.stability.nearest import nearest_stable
+from stable_node_tf.stability.projection.certified_projection import (
+    project_certified,
+)
+from stable_node_tf.stability.projection.nearest import nearest_stable
 
 
 def gaussian(size, seed=0):

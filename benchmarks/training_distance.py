@@ -22,7 +22,8 @@ import tensorflow as tf
 from absl import app, flags
 
 from stable_node_tf import nearest_stable
-from trainers import compare, datasets, training
+from trainers import compare, training
+from trainers.data import datasets
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _RECORDS = flags.DEFINE_integer("records", 60, "Recorded steps.", 2)

@@ -70,7 +70,7 @@ def run(
     """
     if options.batch_size < 1 or options.count < 1:
         sys.exit("error: --batch_size and --count must be at least 1.")
-    from trainers import datasets  # slow: not for --help
+    from trainers.data import datasets  # slow: not for --help
 
     test = datasets.load(options.dataset, data_dir=options.data_dir).test
     test = test.take(slice(options.count))

@@ -20,16 +20,28 @@ from stable_node_tf.activations import (
     SmoothLeakyReLU,
 )
 from stable_node_tf.callbacks import StabilityMonitor
-from stable_node_tf.certification import certified_accuracy, certified_radii
-from stable_node_tf.certified_classifier import certified_classifier
-from stable_node_tf.constraints import LogNormConstraint, SpectralNormConstraint
-from stable_node_tf.deep_ode import DeepODELayer
+from stable_node_tf.certification.certifier import (
+    certified_accuracy,
+    certified_radii,
+)
+from stable_node_tf.constraints.log_norm import (
+    LogNormConstraint,
+    SpectralNormConstraint,
+)
 from stable_node_tf.initializers import SkewSymmetric
-from stable_node_tf.layers import StableODELayer
+from stable_node_tf.layers.deep_ode import DeepODELayer
+from stable_node_tf.layers.ode_layer import StabilityReport
+from stable_node_tf.layers.piecewise_ode import PiecewiseODELayer
+from stable_node_tf.layers.stable_ode import StableODELayer
 from stable_node_tf.losses import MarginCrossentropy
-from stable_node_tf.models import ode_classifier
-from stable_node_tf.ode_layer import StabilityReport
-from stable_node_tf.piecewise_ode import PiecewiseODELayer
+from stable_node_tf.models.certified_classifier import certified_classifier
+from stable_node_tf.models.ode_classifier import ode_classifier
+from stable_node_tf.models.stabilize import (
+    ChangedLayer,
+    StabilizationReport,
+    Stabilized,
+    stabilize,
+)
 from stable_node_tf.solvers import Euler, RungeKutta4
 from stable_node_tf.stability.log_norm import (
     Witness,
@@ -39,20 +51,17 @@ from stable_node_tf.stability.log_norm import (
     euler_log_norm,
     worst_case_log_norm,
 )
-from stable_node_tf.stability.nearest import NearestStable, nearest_stable
 from stable_node_tf.stability.product_log_norm import (
     ProductLogNorm,
     product_log_norm,
 )
+from stable_node_tf.stability.projection.nearest import (
+    NearestStable,
+    nearest_stable,
+)
 from stable_node_tf.stability.slope_interval import (
     SlopeInterval,
     largest_slope_interval,
-)
-from stable_node_tf.stabilize import (
-    ChangedLayer,
-    StabilizationReport,
-    Stabilized,
-    stabilize,
 )
 
 __version__ = "0.1.0"

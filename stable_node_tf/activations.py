@@ -12,10 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from stable_node_tf.deserialisation import rebuilt
+from stable_node_tf.checks import check_alpha
+from stable_node_tf.deserialization import rebuilt
 from stable_node_tf.operation_errors import reason
 from stable_node_tf.read_only_settings import ReadOnlySettings
-from stable_node_tf.stability.checks import check_alpha
 
 _PACKAGE = "stable_node_tf"
 _SLOPE_TOLERANCE = 1e-9

@@ -2,7 +2,7 @@
 
 import keras
 
-from stable_node_tf.ode_layer import ODELayer
+from stable_node_tf.layers.ode_layer import ODELayer
 
 
 class StabilityMonitor(keras.callbacks.Callback):

@@ -4,8 +4,8 @@ from typing import Any
 
 import keras
 
+from stable_node_tf.checks import check_not_negative
 from stable_node_tf.read_only_settings import ReadOnlySettings
-from stable_node_tf.stability.checks import check_not_negative
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from stable_node_tf.stability.checks import (
+from stable_node_tf.checks import (
     check_not_negative,
     check_positive,
 )

@@ -19,7 +19,7 @@ from stable_node_tf import (
     StableODELayer,
     solvers,
 )
-from stable_node_tf.product_constraint import ProductLogNormConstraint
+from stable_node_tf.constraints.product_log_norm import ProductLogNormConstraint
 
 STATES = np.random.default_rng(0).standard_normal((3, 4)).astype("float32")
 LAYERS = {

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stable_node_tf import StableODELayer, export
-from stable_node_tf.certification import certifier
+from stable_node_tf import StableODELayer
+from stable_node_tf.certification.certifier import certifier
+from stable_node_tf.saved_model import export
 from stable_node_tf.stability.log_norm import euler_log_norm
-from trainers import attack_suite, datasets, model_card, zoo
+from trainers import attack_suite, model_card, zoo
+from trainers.data import datasets
 
 ZOO = Path(__file__).parents[1] / "saved_models"
 NAMES = list(zoo.recipes())

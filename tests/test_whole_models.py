@@ -9,8 +9,11 @@ import pytest
 import tensorflow as tf
 
 from stable_node_tf import Euler, LeakyTanh, StableODELayer
-from stable_node_tf.certification import certified_accuracy, certified_radii
-from stable_node_tf.export import export, load
+from stable_node_tf.certification.certifier import (
+    certified_accuracy,
+    certified_radii,
+)
+from stable_node_tf.saved_model.export import export, load
 
 SHAPE = (2, 2, 1)
 

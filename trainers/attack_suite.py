@@ -18,7 +18,7 @@ from rich import progress
 
 from stable_node_tf import attacks, evaluation
 from trainers import report
-from trainers.datasets import Split
+from trainers.data.datasets import Split
 
 _BATCH_SIZE = 500
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import keras
 
-from stable_node_tf.certified_classifier import certified_classifier
+from stable_node_tf.checks import check_alpha, check_number
 from stable_node_tf.losses import MarginCrossentropy
-from stable_node_tf.stability.checks import check_alpha, check_number
-from trainers import datasets
+from stable_node_tf.models.certified_classifier import certified_classifier
+from trainers.data import datasets
 from trainers.recipe import fingerprint, require
 
 

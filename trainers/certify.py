@@ -22,9 +22,13 @@ import tensorflow as tf
 from absl import app, flags, logging
 from rich.table import Table
 
-from stable_node_tf.certification import CertifiedCurve, certified_accuracy
-from trainers import command_line, datasets, distribution, report, training
+from stable_node_tf.certification.certifier import (
+    CertifiedCurve,
+    certified_accuracy,
+)
+from trainers import command_line, distribution, report, training
 from trainers.certified_recipe import CertifiedRecipe
+from trainers.data import datasets
 from trainers.measurement import certified_points, load_keras
 
 RADII = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.25, 1.58, 2.0)

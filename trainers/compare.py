@@ -33,13 +33,13 @@ import rich
 import tensorflow as tf
 from absl import app, flags, logging
 
-from stable_node_tf import attacks, evaluation, export
-from stable_node_tf.certification import certified_accuracy
+from stable_node_tf import attacks, evaluation
+from stable_node_tf.certification.certifier import certified_accuracy
+from stable_node_tf.saved_model import export
 from trainers import (
     attack_suite,
     command_line,
     comparison_pictures,
-    datasets,
     distribution,
     drawing,
     effects,
@@ -47,6 +47,7 @@ from trainers import (
     report,
     training,
 )
+from trainers.data import datasets
 from trainers.measurement import (
     EPSILONS,
     certified_points,

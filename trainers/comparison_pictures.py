@@ -224,7 +224,7 @@ def plot_separation(
         path: for example results/mnist/separation.png.
         times: increasing times, shape (k,), starting at 0.
         separations: for each model name the ratios of distances, shape
-            (k, pairs), from `stable_node_tf.evaluation.separation`.
+            (k, pairs), from `stable_node_tf.evaluation.accuracy.separation`.
         delta_upper: for each model name an upper bound of the worst-case
             logarithmic norm.
         dataset: "mnist" or "fashion_mnist", for the title.

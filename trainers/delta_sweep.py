@@ -28,13 +28,13 @@ from rich.table import Table
 from stable_node_tf import stabilize
 from trainers import (
     command_line,
-    datasets,
     delta_sweep_picture,
     drawing,
     report,
     training,
 )
 from trainers.attack_suite import attack_curve
+from trainers.data import datasets
 from trainers.measurement import environment, points
 from trainers.recipe import Recipe
 from trainers.variants import PRESETS, variants

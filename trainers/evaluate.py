@@ -28,24 +28,22 @@ import rich
 import tensorflow as tf
 from absl import app, flags, logging
 
-from stable_node_tf import (
-    attacks,
-    evaluation,
-    export,
-    honesty,
-    operation_errors,
+from stable_node_tf import attacks, evaluation, operation_errors
+from stable_node_tf.certification.certifier import (
+    CertifiedCurve,
+    certified_accuracy,
 )
-from stable_node_tf.certification import CertifiedCurve, certified_accuracy
-from stable_node_tf.models import with_finer_solver
+from stable_node_tf.models.ode_classifier import with_finer_solver
+from stable_node_tf.saved_model import export
 from trainers import (
     attack_pictures,
     attack_report,
     attack_suite,
     command_line,
-    datasets,
     drawing,
     report,
 )
+from trainers.data import datasets
 from trainers.measurement import (
     EPSILONS,
     certified_points,
@@ -62,7 +60,7 @@ _MODEL = flags.DEFINE_string(
     "model", None, "A .keras file or the directory of a SavedModel."
 )
 _TWIN = flags.DEFINE_string(
-    "twin", None, "The .keras file of the model that --model is an export of."
+    "keras_model", None, "The .keras file of the model that --model is an export of."
 )
 _DATASET = flags.DEFINE_enum(
     "dataset", "mnist", datasets.NAMES, "Test images.", allow_override=True
@@ -173,7 +171,7 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
     checks = _checks(suite, model, memory, images, labels, curves)
     if proven is not None:
         checks.append(
-            honesty.certified_at_most_attacked(
+            sanity_checks.certified_at_most_attacked(
                 proven,
                 [c for n, c in curves.items() if attack_suite.norm(n) == "l2"],
             )
@@ -182,7 +180,7 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
     for line in attack_report.check_lines(record):
         rich.print(line)
     if memory is None:
-        print("Not checked for want of the .keras file (--twin): gradients")
+        print("Not checked for want of the .keras file (--keras_model): gradients")
         print("of the exported model, a finer solver, certified accuracy.")
     if output is not None:
         report.write_json(record, path)
@@ -228,20 +226,20 @@ def _checks(
     images: np.ndarray,
     labels: np.ndarray,
     curves: dict[str, evaluation.AccuracyCurve],
-) -> list[honesty.Check]:
+) -> list[sanity_checks.Check]:
     checks = []
     gradient = {n: c for n, c in curves.items() if n != "square"}
     in_box = [c for n, c in gradient.items() if attack_suite.norm(n) == "linf"]
     if {"fgsm", "pgd"} <= curves.keys():
         checks.append(
-            honesty.pgd_at_least_as_strong(curves["pgd"], curves["fgsm"])
+            sanity_checks.pgd_at_least_as_strong(curves["pgd"], curves["fgsm"])
         )
     if "square" in curves and in_box:
-        checks.append(honesty.square_never_strongest(curves["square"], in_box))
+        checks.append(sanity_checks.square_never_strongest(curves["square"], in_box))
     grey = suite.settings("pgd") | {"epsilons": [_GREY]}
     few = images[:_FEW], labels[:_FEW]
     checks.append(
-        honesty.falls_to_chance(
+        sanity_checks.falls_to_chance(
             attack_suite.attack_curve("pgd", model, *few, grey, "PGD, grey"),
             _NUM_CLASSES,
         )
@@ -251,12 +249,12 @@ def _checks(
     smooth = [c for n, c in gradient.items() if not n.startswith("margin")]
     if smooth:
         checks.append(
-            honesty.few_zero_gradients(
+            sanity_checks.few_zero_gradients(
                 max(smooth, key=lambda curve: curve.zero_gradient_share)
             )
         )
     if memory is not None:
-        checks.append(honesty.same_gradient(memory, _exported(model), *few))
+        checks.append(sanity_checks.same_gradient(memory, _exported(model), *few))
     finer = _finer(memory)
     if finer is not None:
         fgsm = suite.settings("fgsm")
@@ -267,7 +265,7 @@ def _checks(
             "fgsm", finer, images, labels, fgsm, "FGSM, finer solver"
         )
         checks.append(
-            honesty.finer_solver_agrees({"FGSM": before}, {"FGSM": after})
+            sanity_checks.finer_solver_agrees({"FGSM": before}, {"FGSM": after})
         )
     return checks
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import keras
 
-from stable_node_tf import evaluation, export
-from stable_node_tf.certification import CertifiedCurve
+from stable_node_tf import evaluation
+from stable_node_tf.certification.certifier import CertifiedCurve
+from stable_node_tf.saved_model import export
 
 EPSILONS = (
     *(0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1),

@@ -15,7 +15,7 @@ import numpy as np
 
 from stable_node_tf import evaluation
 from trainers import attack_suite, report
-from trainers.datasets import Split
+from trainers.data.datasets import Split
 
 
 class Outcome(NamedTuple):

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from trainers import command_line, datasets
+from trainers import command_line
+from trainers.data import datasets
 
 _DATASETS = flags.DEFINE_enum(
     "datasets", "both", [*datasets.NAMES, "both"], "What to prepare."

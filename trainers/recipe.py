@@ -14,8 +14,8 @@ from stable_node_tf import (
     ode_classifier,
     solvers,
 )
-from stable_node_tf.stability.checks import check_number
-from trainers import datasets
+from stable_node_tf.checks import check_number
+from trainers.data import datasets
 
 _ACTIVATIONS = {
     "smooth_leaky_relu": activations.SmoothLeakyReLU,

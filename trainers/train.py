@@ -17,7 +17,8 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from stable_node_tf import solvers
-from trainers import command_line, datasets, distribution, report, training
+from trainers import command_line, distribution, report, training
+from trainers.data import datasets
 from trainers.recipe import ENCODER_INITIALIZERS, Recipe
 
 _DEFAULT = Recipe()

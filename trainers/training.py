@@ -14,12 +14,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from stable_node_tf import export
 from stable_node_tf.callbacks import StabilityMonitor
 from stable_node_tf.operation_errors import reason
+from stable_node_tf.saved_model import export
 from trainers import distribution, report
 from trainers.certified_recipe import CertifiedRecipe
-from trainers.datasets import Split
+from trainers.data.datasets import Split
 from trainers.recipe import Recipe
 
 
@@ -184,7 +184,7 @@ def save(model: keras.Model, directory: Path) -> Path:
       The version directory of the SavedModel.
 
     Raises:
-      ValueError, NotADirectoryError: as `stable_node_tf.export.export`.
+      ValueError, NotADirectoryError: as `stable_node_tf.saved_model.export.export`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     unfinished = directory / ".model.tmp.keras"

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 
 from stable_node_tf import nearest_stable
-from stable_node_tf.stability.certificates import (
+from stable_node_tf.stability.lipschitz import (
     network_lipschitz,
     spectral_norm_bound,
 )

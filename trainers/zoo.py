@@ -25,21 +25,16 @@ import keras
 import numpy as np
 from absl import app, flags, logging
 
-from stable_node_tf import StableODELayer, export, honesty
-from stable_node_tf.certification import certified_accuracy
-from stable_node_tf.stability.certificates import (
+from stable_node_tf import StableODELayer
+from stable_node_tf.certification.certifier import certified_accuracy
+from stable_node_tf.saved_model import export
+from stable_node_tf.stability.lipschitz import (
     network_lipschitz,
     spectral_norm_bound,
 )
-from trainers import (
-    attack_suite,
-    command_line,
-    datasets,
-    model_card,
-    report,
-    training,
-)
+from trainers import attack_suite, command_line, model_card, report, training
 from trainers.certified_recipe import CertifiedRecipe
+from trainers.data import datasets
 from trainers.measurement import (
     certified_points,
     environment,
@@ -160,7 +155,7 @@ def build(
         )
     proven = certified_accuracy(trained.model, pixels, labels, _RADII)
     proven_few = certified_accuracy(trained.model, *few, _PGD.epsilons_l2)
-    check = honesty.certified_at_most_attacked(
+    check = sanity_checks.certified_at_most_attacked(
         proven_few,
         [c for n, c in curves.items() if attack_suite.norm(n) == "l2"],
     )

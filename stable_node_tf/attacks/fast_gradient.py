@@ -22,7 +22,7 @@ from stable_node_tf.attacks.outcome import (
     Classifier,
     collect,
 )
-from stable_node_tf.stability.checks import check_count
+from stable_node_tf.checks import check_count
 
 
 def fgsm(

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from stable_node_tf.attacks.compiled import Compiled, compiled
 from stable_node_tf.attacks.outcome import Classifier
-from stable_node_tf.binary_logits import class_logits
-from stable_node_tf.model_ends import probability_operation
+from stable_node_tf.model_graph.binary_logits import class_logits
+from stable_node_tf.model_graph.ends import probability_operation
 
 Loss = Callable[[Any, Any], Any]
 

@@ -25,8 +25,8 @@ def log_odds(logits: Any, labels: Any) -> Any:
     """
     logits = tf.convert_to_tensor(logits)
     own = _own(logits, labels)
-    rivals = tf.where(own, logits.dtype.min, logits)
-    return tf.reduce_logsumexp(rivals, -1) - _chosen(logits, own)
+    others = tf.where(own, logits.dtype.min, logits)
+    return tf.reduce_logsumexp(others, -1) - _chosen(logits, own)
 
 
 def margin(logits: Any, labels: Any) -> Any:
@@ -48,8 +48,8 @@ def margin(logits: Any, labels: Any) -> Any:
     """
     logits = tf.convert_to_tensor(logits)
     own = _own(logits, labels)
-    rivals = tf.where(own, logits.dtype.min, logits)
-    return tf.reduce_max(rivals, -1) - _chosen(logits, own)
+    others = tf.where(own, logits.dtype.min, logits)
+    return tf.reduce_max(others, -1) - _chosen(logits, own)
 
 
 def logits_ratio(logits: Any, labels: Any) -> Any:

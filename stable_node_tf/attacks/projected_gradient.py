@@ -30,7 +30,7 @@ from stable_node_tf.attacks.row_queue import (
     row_specs,
     run_batches,
 )
-from stable_node_tf.stability.checks import check_count
+from stable_node_tf.checks import check_count
 
 _LOSSES = {"cross_entropy": log_odds, "cw": margin, "dlr": logits_ratio}
 _CHUNK = 5

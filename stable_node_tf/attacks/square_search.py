@@ -26,7 +26,7 @@ from stable_node_tf.attacks.row_queue import (
     row_specs,
     run_batches,
 )
-from stable_node_tf.stability.checks import check_count
+from stable_node_tf.checks import check_count
 
 _CHUNK = 25
 # The share of pixels in the square is halved at these shares of the queries.

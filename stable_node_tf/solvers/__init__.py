@@ -19,7 +19,7 @@ from stable_node_tf.solvers.runge_kutta import (
     RungeKutta4,
     SSPRungeKutta3,
 )
-from stable_node_tf.solvers.serialisation import NAMES, get, serialize
+from stable_node_tf.solvers.serialization import NAMES, get, serialize
 from stable_node_tf.solvers.step_statistics import StepStatistics
 
 __all__ = [

@@ -9,13 +9,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability.python.math import ode
 
+from stable_node_tf.checks import check_count
 from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.solvers.checked_field import checked_field
 from stable_node_tf.solvers.checkpointing import (
     checkpointed_loop,
     pull_back_by_tape,
 )
-from stable_node_tf.stability.checks import check_count
 
 OdeFn = Callable[..., Any]
 

@@ -19,7 +19,7 @@ from stable_node_tf.solvers.fixed_grid import FixedGrid, in_dtype
 from stable_node_tf.solvers.layer_field import LayerField
 from stable_node_tf.solvers.reverse_sweep import solve_layer
 from stable_node_tf.solvers.runge_kutta import ExplicitRungeKutta
-from stable_node_tf.solvers.serialisation import get
+from stable_node_tf.solvers.serialization import get
 
 OdeFn = Callable[..., Any]
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability.python.math import ode
 
+from stable_node_tf.checks import check_count, check_positive
 from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.solvers.capped import refuse
 from stable_node_tf.solvers.checked_field import (
@@ -29,7 +30,6 @@ from stable_node_tf.solvers.step_statistics import (
     StepStatistics,
     total_statistics,
 )
-from stable_node_tf.stability.checks import check_count, check_positive
 
 _ORDER = 5
 _SAFETY = 0.9

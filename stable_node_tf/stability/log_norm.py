@@ -6,20 +6,20 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from stable_node_tf.stability.branch_and_bound import close_gap
-from stable_node_tf.stability.certificate_bound import bound_above
-from stable_node_tf.stability.certificate_search import (
-    LARGEST_ALPHA,
-    certificate_matrix,
-    minimise_certificate,
-)
-from stable_node_tf.stability.checks import (
+from stable_node_tf.checks import (
     check_alpha,
     check_certificate,
     check_count,
     check_matrix,
     check_not_negative,
     check_positive,
+)
+from stable_node_tf.stability.branch_and_bound import close_gap
+from stable_node_tf.stability.certificate_bound import bound_above
+from stable_node_tf.stability.certificate_search import (
+    LARGEST_ALPHA,
+    certificate_matrix,
+    minimise_certificate,
 )
 from stable_node_tf.stability.rounding import relative_rounding
 from stable_node_tf.stability.witness_search import maximise_witness

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from stable_node_tf.stability.checks import (
+from stable_node_tf.checks import (
     check_alpha,
     check_certificate,
     check_count,

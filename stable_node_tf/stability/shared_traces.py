@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from stable_node_tf.stability.singular_value_clipping import compiled_by_xla
+from stable_node_tf.stability.clipping.singular_values import compiled_by_xla
 
 
 def call_traced(

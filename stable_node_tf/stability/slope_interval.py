@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from stable_node_tf.checks import check_matrix, check_number
 from stable_node_tf.stability.certificate_search import minimise_certificate
-from stable_node_tf.stability.checks import check_matrix, check_number
 from stable_node_tf.stability.log_norm import (
     Witness,
     certified_log_norm,

@@ -12,15 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stable_node_tf import (
-    attacks,
-    evaluation,
-    export,
-    honesty,
-    ode_classifier,
-    solvers,
-)
+from stable_node_tf import attacks, evaluation, ode_classifier, solvers
 from stable_node_tf.attacks import compiled
+from stable_node_tf.saved_model import export
 
 IMAGES = np.random.default_rng(0).uniform(size=(6, 4, 4, 1)).astype(np.float32)
 LABELS = np.arange(6) % 3
@@ -105,7 +99,7 @@ def test_margins_and_gradients_are_compiled_once_too():
     counts = []
     for _ in range(2):
         evaluation.margins(model, IMAGES, LABELS)
-        honesty.same_gradient(model, twin, IMAGES, LABELS)
+        sanity_checks.same_gradient(model, twin, IMAGES, LABELS)
         counts.append((model.traces, twin.traces))
     assert counts[0] == counts[1]
 

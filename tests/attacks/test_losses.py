@@ -26,8 +26,8 @@ def test_log_odds_follow_the_cross_entropy(logits):
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     probabilities = shifted / shifted.sum(1, keepdims=True)
     own = np.take_along_axis(probabilities, LABELS[:, None], 1)
-    rivals = 1 - np.eye(5)[LABELS]
-    expected = np.log((probabilities * rivals).sum(1)) - np.log(own[:, 0])
+    others = 1 - np.eye(5)[LABELS]
+    expected = np.log((probabilities * others).sum(1)) - np.log(own[:, 0])
     np.testing.assert_allclose(losses.log_odds(logits, LABELS), expected)
     scaled = gradient_of(losses.log_odds, logits) * (1 - own)
     np.testing.assert_allclose(
@@ -41,8 +41,8 @@ def test_margin_is_positive_where_the_answer_is_wrong(logits):
     values = losses.margin(tf.constant(logits), LABELS).numpy()
     np.testing.assert_array_equal(values > 0, logits.argmax(1) != LABELS)
     rows = np.arange(3)
-    rivals = np.where(np.eye(5, dtype=bool)[LABELS], -np.inf, logits).max(1)
-    np.testing.assert_allclose(values, rivals - logits[rows, LABELS])
+    others = np.where(np.eye(5, dtype=bool)[LABELS], -np.inf, logits).max(1)
+    np.testing.assert_allclose(values, others - logits[rows, LABELS])
 
 
 @settings(deadline=None, max_examples=25)

@@ -22,11 +22,11 @@ from tensorflow_serving.apis import (  # noqa: E402
     prediction_service_pb2_grpc,
 )
 
-from stable_node_tf import export  # noqa: E402
-from stable_node_tf.certified_classifier import (  # noqa: E402
+from stable_node_tf.models.certified_classifier import (  # noqa: E402
     certified_classifier,
 )
-from trainers import datasets  # noqa: E402
+from stable_node_tf.saved_model import export  # noqa: E402
+from trainers.data import datasets  # noqa: E402
 
 COUNT = 50
 

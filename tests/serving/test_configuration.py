@@ -59,7 +59,7 @@ def test_commands_on_the_page_are_accepted():
 def test_signatures_on_the_page_are_those_exported():
     import tensorflow as tf
 
-    from stable_node_tf.signatures import signatures
+    from stable_node_tf.saved_model.signatures import signatures
 
     spec = tf.TensorSpec([None, 28, 28, 1], tf.float32, "image")
     names = signatures(tf.identity, spec, certifier=lambda *_: 0.0)

@@ -11,8 +11,9 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from stable_node_tf import export, ode_classifier
-from stable_node_tf.certified_classifier import certified_classifier
+from stable_node_tf import ode_classifier
+from stable_node_tf.models.certified_classifier import certified_classifier
+from stable_node_tf.saved_model import export
 
 PROGRAM = Path(__file__).with_name("c_session.py")
 ZOO = sorted(

@@ -11,8 +11,8 @@ import tensorflow as tf
 from scipy.integrate import solve_ivp
 
 from stable_node_tf import LeakyTanh
-from stable_node_tf import export as export_lib
-from stable_node_tf.models import ode_classifier
+from stable_node_tf.models.ode_classifier import ode_classifier
+from stable_node_tf.saved_model import export as export_lib
 from stable_node_tf.solvers import (
     LayerField,
     PerSampleDormandPrince,

@@ -15,8 +15,8 @@ from stable_node_tf import (
     SmoothLeakyReLU,
     StableODELayer,
 )
-from stable_node_tf import export as export_lib
-from stable_node_tf.models import ode_classifier
+from stable_node_tf.models.ode_classifier import ode_classifier
+from stable_node_tf.saved_model import export as export_lib
 from stable_node_tf.solvers import (
     DormandPrince5,
     Euler,

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stable_node_tf import product_log_norm, worst_case_log_norm
+from stable_node_tf.stability.clipping.product_scaling import scale_into_bound
 from stable_node_tf.stability.product_certificate import (
     neutral_multipliers,
     rescaled,
@@ -16,7 +17,6 @@ from stable_node_tf.stability.product_log_norm import (
     attained_product_log_norm,
     certified_product_log_norm,
 )
-from stable_node_tf.stability.product_scaling import scale_into_bound
 
 
 def chain(sizes, seed=0, scale=1.0):

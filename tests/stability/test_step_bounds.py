@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from stable_node_tf.stability.certificates import (
+from stable_node_tf.stability.lipschitz import (
     euler_lipschitz,
     euler_step_lipschitz,
     implicit_midpoint_step_lipschitz,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainers import datasets
+from trainers.data import datasets
 
 
 def split(count, seed):

@@ -5,9 +5,10 @@ from absl import flags
 from absl.testing import flagsaver
 from bars import split
 
-from stable_node_tf import export
-from trainers import certify, datasets
+from stable_node_tf.saved_model import export
+from trainers import certify
 from trainers.certified_recipe import CertifiedRecipe
+from trainers.data import datasets
 
 TINY = ["width=16", "blocks=1", "epochs=1", "batch_size=16", "seed=3"]
 

@@ -14,8 +14,8 @@ PROGRAMS = [
     "compare",
     "evaluate",
     "prepare_data",
-    "rivals",
-    "summarise",
+    "baselines",
+    "summarize",
     "train",
     "zoo",
 ]

@@ -5,7 +5,8 @@ import pytest
 from bars import in_place_of_data, split
 from programs import run, small_model
 
-from stable_node_tf import export, ode_classifier
+from stable_node_tf import ode_classifier
+from stable_node_tf.saved_model import export
 from trainers import attack_suite, compare, outcomes
 
 FEW = dataclasses.replace(

@@ -7,7 +7,8 @@ from bars import split
 from figures import texts
 from programs import run
 
-from trainers import datasets, delta_sweep, delta_sweep_picture
+from trainers import delta_sweep, delta_sweep_picture
+from trainers.data import datasets
 from trainers.recipe import Recipe
 
 TINY = Recipe(width=6, num_steps=2, epochs=1, batch_size=32)

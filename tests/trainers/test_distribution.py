@@ -21,10 +21,11 @@ import tensorflow as tf
 from children import in_children
 from tensorboard.backend.event_processing import event_accumulator
 
-from trainers import datasets, distribution, training
+from trainers import distribution, training
+from trainers.baseline_methods import GaussianNoiseTraining
 from trainers.certified_recipe import CertifiedRecipe
+from trainers.data import datasets
 from trainers.recipe import Recipe
-from trainers.rival_methods import GaussianNoiseTraining
 
 RECIPE = Recipe(
     width=8,

@@ -7,15 +7,10 @@ import tensorflow as tf
 from bars import in_place_of_data, split
 from programs import SMALL, run, small_model
 
-from stable_node_tf import export, ode_classifier
-from trainers import (
-    attack_report,
-    attack_suite,
-    datasets,
-    evaluate,
-    report,
-    summarise,
-)
+from stable_node_tf import ode_classifier
+from stable_node_tf.saved_model import export
+from trainers import attack_report, attack_suite, evaluate, report
+from trainers.data import datasets
 
 
 @pytest.fixture
@@ -95,7 +90,7 @@ def test_evaluate_runs_every_attack_and_check(tmp_path, data, capsys):
     assert "Not checked" not in printed and "certified" in printed
     rows = list(csv.DictReader((out / "evaluation.csv").open()))
     assert sum(row["kind"] == "certified" for row in rows) == 2
-    summarise.main(["summarise", str(out / "evaluation.json")])
+    summarize.main(["summarize", str(out / "evaluation.json")])
     assert (
         "| out: PGD, 2-norm | out: PGD, margin, 2-norm | out: certified |"
         in capsys.readouterr().out
@@ -286,8 +281,8 @@ def test_evaluate_shows_what_is_certified_at_other_budgets(
     assert certified == "–"
 
 
-def test_a_twin_that_is_an_export_too_is_refused(tmp_path, data):
+def test_a_keras_model_that_is_an_export_too_is_refused(tmp_path, data):
     """It would be compared with itself, and pass."""
     export.export(small_model(), tmp_path)
     with pytest.raises(SystemExit, match=f"error: There is no file {tmp_path}"):
-        run(evaluate, model=tmp_path, twin=tmp_path, **SMALL)
+        run(evaluate, model=tmp_path, keras_model=tmp_path, **SMALL)

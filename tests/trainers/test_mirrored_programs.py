@@ -18,8 +18,9 @@ from absl import flags
 from absl.testing import flagsaver
 from bars import split
 
-from stable_node_tf import export
-from trainers import certify, compare, datasets
+from stable_node_tf.saved_model import export
+from trainers import certify, compare
+from trainers.data import datasets
 
 PROGRAMS = {
     compare: ("--epochs=1", "--results={}/compare"),

@@ -21,7 +21,8 @@ import tensorflow_datasets as tfds
 from absl import flags
 from absl.testing import flagsaver
 
-from trainers import datasets, prepare_data, sources
+from trainers import prepare_data
+from trainers.data import datasets, sources
 
 TRAIN, TEST = 15, 6
 

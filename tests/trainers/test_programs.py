@@ -13,7 +13,6 @@ from trainers import (
     compare,
     distribution,
     evaluate,
-    rivals,
     train,
     training,
 )
@@ -88,7 +87,7 @@ def test_flags_refuse_bad_values_by_name(name, value):
 
 
 @pytest.mark.parametrize(
-    "main", [train.main, evaluate.main, compare.main, rivals.main]
+    "main", [train.main, evaluate.main, compare.main, baselines.main]
 )
 def test_stray_arguments_are_refused(main):
     with pytest.raises(app.UsageError, match="stray words"):

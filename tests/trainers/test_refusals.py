@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from stable_node_tf import Euler, ode_classifier
-from trainers import datasets, measurement, sources, train
+from trainers import measurement, train
+from trainers.data import datasets, sources
 from trainers.recipe import Recipe
 
 FLAGS = (

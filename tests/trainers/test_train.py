@@ -6,7 +6,7 @@ import pytest
 from bars import in_place_of_data, split
 from programs import run
 
-from stable_node_tf import export
+from stable_node_tf.saved_model import export
 from trainers import train
 
 TINY = {"width": 8, "num_steps": 4, "epochs": 2, "batch_size": 16, "seed": 3}

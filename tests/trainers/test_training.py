@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainers import compare, datasets, training
+from trainers import compare, training
+from trainers.data import datasets
 from trainers.recipe import Recipe
 
 RECIPE = Recipe(

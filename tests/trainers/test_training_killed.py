@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainers import datasets, training
+from trainers import training
+from trainers.data import datasets
 from trainers.recipe import Recipe
 
 RECIPE = Recipe(

@@ -6,9 +6,10 @@ from absl import app, flags
 from absl.testing import flagsaver
 from bars import split
 
-from stable_node_tf import export, honesty
-from trainers import attack_suite, datasets, model_card, zoo
+from stable_node_tf.saved_model import export
+from trainers import attack_suite, model_card, zoo
 from trainers.certified_recipe import CertifiedRecipe
+from trainers.data import datasets
 from trainers.recipe import Recipe
 
 RECIPES = {
@@ -127,9 +128,9 @@ def test_a_refuted_certificate_is_not_published(tmp_path, tiny, monkeypatch):
     def refuted(certified, curves):
         asked.append(len(curves))
         measured = {"largest_excess_points": 1.0}
-        return honesty.Check("No attack", False, measured)
+        return sanity_checks.Check("No attack", False, measured)
 
-    monkeypatch.setattr(honesty, "certified_at_most_attacked", refuted)
+    monkeypatch.setattr(sanity_checks, "certified_at_most_attacked", refuted)
     with pytest.raises(SystemExit, match="refuted: No attack"):
         run(tmp_path, "--models=mnist_certified")
     assert asked == [2]  # pgd_l2 and margin_l2

@@ -1,0 +1,1 @@
+"""Keras constraints: budgets of logarithmic and spectral norms."""

@@ -1,0 +1,282 @@
+"""Keras constraints: worst-case logarithmic norm and spectral norm budgets.
+
+Keras applies a constraint after every optimiser step, inside the compiled train
+step, and only there: not at initialisation, not in `set_weights`, not when a
+file is loaded or an optimiser with `use_ema=True` ends `fit` by storing its
+average. `StableODELayer` therefore starts from a feasible matrix, export checks
+again, and the callback `StabilityMonitor` applies the constraints to averages.
+"""
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from stable_node_tf.checks import (
+    check_alpha,
+    check_not_negative,
+    check_number,
+    check_positive,
+)
+from stable_node_tf.read_only_settings import ReadOnlySettings
+from stable_node_tf.stability.certificate_search import (
+    LARGEST_ALPHA,
+    minimise_certificate,
+)
+from stable_node_tf.stability.clipping.log_norm import (
+    certificate_range,
+    clip_log_norm,
+    smallest_certificate,
+)
+from stable_node_tf.stability.clipping.singular_values import (
+    clip_singular_values,
+    smallest_limit,
+)
+from stable_node_tf.stability.shared_traces import call_traced
+
+# How far averages move inside. To swap variables by sums and differences, as
+# `keras.callbacks.SwapEMAWeights` does, rounds them.
+AVERAGE_MARGIN = 1e-5
+_LARGEST_NORM = 1e140
+
+
+@keras.saving.register_keras_serializable(package="stable_node_tf")
+class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
+    """Keeps the worst-case logarithmic norm of a square matrix below δ̄.
+
+    Called with A it returns A + Δ with a certificate T such that
+    δ(A + Δ) <= δ_T(A + Δ) <= δ̄ (arXiv 2501.10740 for the problem,
+    docs/theory.md for the certificate), whatever finite numbers A holds. A
+    matrix that is certified already is returned as it is; so is one with NaN
+    or infinity, which no bound holds for. By itself the constraint has no state
+    and computes T anew each time; a layer that owns three non-trainable weights
+    for it calls `attach`, after which T is carried from step to step at almost
+    no cost and saved with the model.
+
+    Args:
+      delta_bar: δ̄, any finite number; the flow on [0, T] then has Lipschitz
+        constant at most exp(δ̄T).
+      alpha: smallest slope of the activation, in (0, 1].
+      step: 0 for the flow; the step size h of explicit Euler to bound δ_h in
+        the place of δ (see `euler_log_norm`), after which exp(δ̄T) bounds the
+        discretised block as well, because (1 + 2hδ̄)^(N/2) <= exp(δ̄T).
+
+    Raises:
+      TypeError: if an argument is not a real number.
+      ValueError: if `delta_bar` is not finite, `alpha` not in (0, 1], `step`
+        negative, or no matrix satisfies the bound because h is too large, or
+        none in floating point: `alpha` below 1e-6 with `delta_bar` <= 0, or
+        numbers at the ends of the range of float64.
+
+    >>> constraint = LogNormConstraint(delta_bar=0.0, alpha=0.5)
+    >>> bool(constraint(tf.eye(2))[0, 0] <= 0.0)
+    True
+    """
+
+    def __init__(
+        self, delta_bar: float, alpha: float, step: float = 0.0
+    ) -> None:
+        self.delta_bar = check_number(delta_bar, "delta_bar")
+        self.alpha = check_alpha(alpha)
+        self.step = check_not_negative(step, "step")
+        if (
+            smallest_certificate(self.delta_bar, self.alpha, self.step)
+            == math.inf
+        ):
+            ratio = (1.0 - self.alpha) / (1.0 + self.alpha)
+            raise ValueError(
+                "`delta_bar` must satisfy 1 + 2 step delta_bar > "
+                f"((1 - alpha) / (1 + alpha))² = {ratio**2:.6g}: no step of "
+                "Euler contracts more. "
+                f"Received: delta_bar={delta_bar}, step={step}"
+            )
+        if self.alpha < 1.0 or self.step > 0.0:
+            certificate_range(self.delta_bar, self.alpha, self.step, tf.float64)
+        self._certificate = None
+        self._proposal = None
+        self._total_perturbation = None
+
+    def attach(self, certificate, proposal, total_perturbation) -> None:
+        """Hands over the weights that carry the state between the steps.
+
+        Args:
+          certificate: float64 variable of shape (d,), t of the last result.
+          proposal: float64 variable of shape (d,), t for the next call.
+          total_perturbation: float64 scalar variable, the sum of all |Δ|_F.
+        """
+        self._certificate, self._proposal = certificate, proposal
+        self._total_perturbation = total_perturbation
+
+    def __call__(self, w):
+        """Returns A + Δ, of the shape (d, d) and dtype of `w`.
+
+        Raises:
+          ValueError: if `w` is not square, not float32 or float64, or its
+            dtype has no room for the bound.
+        """
+        matrix = tf.convert_to_tensor(w)
+        square = matrix.shape.rank == 2 and matrix.shape[0] == matrix.shape[1]
+        _check_kernel("LogNormConstraint", "square", square, matrix)
+        if self._certificate is None:
+            certificate = self._cold_certificate(matrix)
+        else:
+            certificate = tf.convert_to_tensor(self._proposal)
+        clipped = call_traced(
+            clip_log_norm,
+            matrix,
+            certificate,
+            delta_bar=self.delta_bar,
+            alpha=self.alpha,
+            step=self.step,
+        )
+        if self._certificate is not None:
+            self._certificate.assign(clipped.certificate)
+            self._proposal.assign(clipped.proposal)
+            self._total_perturbation.assign_add(clipped.distance)
+        return clipped.matrix
+
+    def _cold_certificate(self, matrix):
+        matrix = tf.cast(matrix, tf.float64)
+        peak = tf.reduce_max(tf.abs(matrix))
+        shape = tf.math.divide_no_nan(matrix, peak)
+        norm = tf.norm(shape)
+        # Eigendecompositions stop the program at NaN; training may go on.
+        finite = tf.math.is_finite(norm) & (norm > 0.0)
+        shape = tf.where(finite, shape / norm, 0.0)
+        norm = tf.where(finite, norm * tf.minimum(peak, _LARGEST_NORM), 1.0)
+        if self.step > 0.0:
+            # No matrix inside has a norm beyond about 2 / h.
+            norm = tf.minimum(norm, 4.0 / self.step)
+        ones = tf.ones_like(shape[:1])
+        certificate = ones
+        if self.alpha < 1.0:
+            certificate = minimise_certificate(
+                shape[None],
+                ones,
+                min(self.alpha, LARGEST_ALPHA) * ones,
+                ones,
+                1e-5,
+                self.step * norm,
+            )
+        return certificate[0] * norm
+
+    def constrain_average(self, average, average_of) -> None:
+        """Moves an average of kernels inside, by a little more than rounding.
+
+        The certificate of the last result proves the bound of the average as
+        well; the state stays as it is.
+
+        Args:
+          average: variable, of the shape and dtype of the kernel.
+          average_of: not used; see `ProductLogNormConstraint`.
+        """
+        del average_of
+        matrix = tf.convert_to_tensor(average)
+        if self._certificate is None:
+            certificate = self._cold_certificate(matrix)
+        else:
+            certificate = tf.convert_to_tensor(self._certificate)
+        margin = AVERAGE_MARGIN * float(tf.norm(tf.cast(matrix, tf.float64)))
+        margin = margin if math.isfinite(margin) else 0.0
+        clipped = clip_log_norm(
+            matrix,
+            certificate,
+            self.delta_bar - margin,
+            self.alpha,
+            self.step,
+        )
+        average.assign(clipped.matrix)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {
+            "delta_bar": self.delta_bar,
+            "alpha": self.alpha,
+            "step": self.step,
+        }
+
+
+@keras.saving.register_keras_serializable(package="stable_node_tf")
+class SpectralNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
+    """Keeps the spectral norm of a kernel below a budget.
+
+    Clips singular values, that is, returns the nearest kernel in the Frobenius
+    norm with spectral norm at most `max_norm`. A bound on A alone lets training
+    move the gain into the layers around it; budgets on those close that door.
+
+    It is a constraint of matrices, the kernels of `Dense` and `Embedding` for
+    example, and vectors. The norm of a convolution is not that of its kernel,
+    reshaped in whatever way: kernels with more dimensions are refused.
+
+    Args:
+      max_norm: positive and finite.
+
+    Raises:
+      TypeError: if `max_norm` is not a real number.
+      ValueError: if it is not finite and positive.
+
+    >>> kernel = SpectralNormConstraint(1.0)(tf.constant([[3.0, 0.0]]))
+    >>> bool(0.999 < kernel[0, 0] <= 1.0)
+    True
+    """
+
+    def __init__(self, max_norm: float) -> None:
+        self.max_norm = check_positive(max_norm, "max_norm")
+
+    def __call__(self, w):
+        """Returns the clipped kernel, of the shape and dtype of `w`.
+
+        One that holds NaN or infinity is returned as it is.
+
+        Raises:
+          ValueError: if `w` has no dimension or more than two, is not float32
+            or float64, or `max_norm` is too small for its dtype.
+        """
+        kernel = tf.convert_to_tensor(w)
+        if (kernel.shape.rank or 0) > 2:
+            raise ValueError(
+                "The kernel of a `SpectralNormConstraint` must be a matrix or "
+                "a vector: the norm of a convolution is not that of its "
+                f"reshaped kernel. Received: shape {kernel.shape}"
+            )
+        proper = bool(kernel.shape.rank)
+        _check_kernel("SpectralNormConstraint", "not scalar", proper, kernel)
+        least = smallest_limit(kernel.dtype)
+        if self.max_norm < least:
+            raise ValueError(
+                f"`max_norm` must be at least {least:.3g} for kernels of "
+                f"{kernel.dtype.name}. Received: max_norm={self.max_norm}"
+            )
+        limit = min(self.max_norm, kernel.dtype.max)
+        matrix = tf.reshape(kernel, [-1, kernel.shape[-1]])
+        wide = matrix.shape[0] < matrix.shape[1]
+        if wide:
+            matrix = tf.transpose(matrix)
+        clipped = clip_singular_values(matrix, limit).matrix
+        if wide:
+            clipped = tf.transpose(clipped)
+        return tf.reshape(clipped, kernel.shape)
+
+    def constrain_average(self, average, average_of) -> None:
+        """Moves an average of kernels inside, by a little more than rounding.
+
+        Args:
+          average: variable, of the shape and dtype of the kernel.
+          average_of: not used; see `ProductLogNormConstraint`.
+        """
+        del average_of
+        kernel = self(average)
+        average.assign(kernel * (1.0 - AVERAGE_MARGIN))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {"max_norm": self.max_norm}
+
+
+def _check_kernel(constraint, shape, has_it, kernel):
+    if not has_it or kernel.dtype not in (tf.float32, tf.float64):
+        raise ValueError(
+            f"The kernel of a `{constraint}` must be {shape}, and float32 or "
+            f"float64. Received: {kernel.dtype.name} of shape {kernel.shape}"
+        )

@@ -1,0 +1,1 @@
+"""Accuracy under attack, and checks that the attacks are sane."""

@@ -1,0 +1,261 @@
+"""Accuracy under attack, and how far neighbouring trajectories drift apart."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from stable_node_tf import attacks
+from stable_node_tf.attacks import losses
+from stable_node_tf.attacks.checks import check_data, check_logits
+from stable_node_tf.attacks.compiled import compiled
+from stable_node_tf.attacks.gradients import read_logits
+from stable_node_tf.checks import check_count
+
+
+class AccuracyCurve(NamedTuple):
+    """Accuracy against attack budget, over n images.
+
+    Attributes:
+        epsilons: the budgets, float64, shape (E,).
+        accuracies: share of images still classified correctly under attack,
+            float64 in [0, 1], shape (E,).
+        clean_accuracy: the same without any attack.
+        zero_gradient_share: share of images whose loss gradient is exactly
+            zero in every pixel. Such images cannot be attacked by gradients;
+            more than a few per cent means that gradients are masked and the
+            curve says little. None for an attack without gradients.
+        num_images: n.
+    """
+
+    epsilons: np.ndarray
+    accuracies: np.ndarray
+    clean_accuracy: float
+    zero_gradient_share: float | None
+    num_images: int
+
+
+def fgsm_accuracy(
+    model: attacks.Classifier,
+    images: Any,
+    labels: Any,
+    epsilons: Sequence[float],
+    batch_size: int = 500,
+) -> AccuracyCurve:
+    """Computes accuracy under the fast gradient sign method.
+
+    The attacked images are dropped batch by batch, so memory does not grow
+    with the number of images or budgets beyond one batch.
+
+    Args:
+        model: see `stable_node_tf.attacks.fgsm`, as for all arguments.
+        images: array (n, ...) of floats in [0, 1].
+        labels: integer array (n,).
+        epsilons: budgets in the l-infinity norm, finite and >= 0.
+        batch_size: images per call of the model.
+
+    Returns:
+        An `AccuracyCurve` in the order of `epsilons`.
+
+    Raises:
+        TypeError, ValueError: as `stable_node_tf.attacks.fgsm`.
+
+    Example:
+        >>> weights = tf.constant([[-1.0, 1.0]])
+        >>> curve = fgsm_accuracy(
+        ...     lambda x: (x - 0.5) @ weights,
+        ...     [[0.6], [0.9]], [1, 1], [0.0, 0.2, 0.5],
+        ... )
+        >>> curve.accuracies.tolist(), curve.clean_accuracy
+        ([1.0, 0.5, 0.0], 1.0)
+    """
+    batches = attacks.fgsm_batches(
+        model, images, labels, epsilons, batch_size=batch_size
+    )
+    return accuracy_curve(batches, epsilons)
+
+
+def accuracy_curve(
+    batches: Iterable[attacks.AttackedBatch], epsilons: Sequence[float]
+) -> AccuracyCurve:
+    """Sums up an attack that is carried out batch by batch.
+
+    Args:
+        batches: from any attack of `stable_node_tf.attacks`, for example
+            `pgd_batches`, possibly wrapped in a progress bar; consumed once.
+        epsilons: the E budgets the attack was given.
+
+    Returns:
+        An `AccuracyCurve` in the order of `epsilons`.
+
+    Raises:
+        ValueError: if there are no batches, or the budgets are malformed or
+            not as many as in the batches.
+
+    Example:
+        >>> batch = attacks.AttackedBatch(
+        ...     adversarial=np.zeros([1, 2, 3]),
+        ...     predictions=np.array([[7, 1]]),
+        ...     clean_predictions=np.array([7, 5]),
+        ...     labels=np.array([7, 5]),
+        ...     zero_gradient=np.array([True, False]),
+        ... )
+        >>> curve = accuracy_curve([batch], [0.1])
+        >>> curve.accuracies.tolist(), curve.zero_gradient_share
+        ([0.5], 0.5)
+    """
+    budgets = attacks.check_epsilons(epsilons)
+    correct = np.zeros(len(budgets), np.int64)
+    clean_correct = num_images = 0
+    zero_gradients: int | None = 0
+    for batch in batches:
+        if len(batch.predictions) != len(budgets):
+            raise ValueError(
+                f"epsilons must be the {len(batch.predictions)} budgets of "
+                f"the attack. Received: epsilons={epsilons!r}"
+            )
+        correct += np.sum(batch.predictions == batch.labels, axis=1)
+        clean_correct += int(np.sum(batch.clean_predictions == batch.labels))
+        if batch.zero_gradient is None or zero_gradients is None:
+            zero_gradients = None
+        else:
+            zero_gradients += int(np.sum(batch.zero_gradient))
+        num_images += len(batch.labels)
+    if not num_images:
+        raise ValueError("batches must not be empty. Received: no images")
+    return AccuracyCurve(
+        epsilons=budgets,
+        accuracies=correct / num_images,
+        clean_accuracy=clean_correct / num_images,
+        zero_gradient_share=(
+            None if zero_gradients is None else zero_gradients / num_images
+        ),
+        num_images=num_images,
+    )
+
+
+def margins(
+    model: attacks.Classifier,
+    images: Any,
+    labels: Any,
+    batch_size: int = 500,
+) -> np.ndarray:
+    """Computes by how much the true class leads: logit minus largest rival.
+
+    Negative where the answer is wrong.
+
+    Args:
+        model: see `stable_node_tf.attacks.fgsm`; need not be differentiable.
+        images: array (n, ...) of floats in [0, 1], n >= 1.
+        labels: integer array (n,) with the true classes.
+        batch_size: images per call of the model.
+
+    Returns:
+        The margins, float64, shape (n,).
+
+    Raises:
+        TypeError: if the images are not floats or the labels not integers.
+        ValueError: if an argument is malformed or a logit is not finite.
+
+    Example:
+        >>> weights = tf.constant([[-1.0, 1.0]])
+        >>> margins(lambda x: x @ weights, [[0.25], [0.5]], [1, 0]).tolist()
+        [0.5, -1.0]
+    """
+    images, labels = check_data(images, labels)
+    size = check_count(batch_size, "batch_size")
+    spec = tf.TensorSpec([None, *images.shape[1:]], tf.float32)
+    logits = compiled(model, read_logits, signature=[spec])
+    leads = []
+    for start in range(0, len(images), size):
+        x, y = images[start : start + size], labels[start : start + size]
+        answers = logits(x).numpy()
+        check_logits(answers, y, start)
+        leads.append(-losses.margin(answers.astype(np.float64), y).numpy())
+    return np.concatenate(leads)
+
+
+def separation(
+    solve: Callable[[Any, Any], Any],
+    state: Any,
+    perturbation: Any,
+    times: Any,
+) -> np.ndarray:
+    """Computes how far neighbouring trajectories drift apart.
+
+    With u the trajectory from `state` and v the one from
+    `state + perturbation`, the ratio
+
+        ||u(t) - v(t)||_2 / ||u(0) - v(0)||_2
+
+    is at most exp(delta t) for the exact flow of u' = sigma(A u + b), where
+    delta is the worst-case logarithmic norm of A. A discretised flow obeys
+    its own bound. Both trajectories are solved in one batch, so that an
+    adaptive solver takes the same steps for both.
+
+    Args:
+        solve: maps a tensor of states (batch, d) and a float64 array of
+            times (k,) to the trajectory (k, batch, d), for example
+            `StableODELayer.trajectory`.
+        state: start states, floats, shape (batch, d).
+        perturbation: what is added to them, same shape, no row zero.
+        times: increasing times >= 0, floats, shape (k,).
+
+    Returns:
+        The ratios, float64, shape (k, batch).
+
+    Raises:
+        ValueError: if shapes or times are malformed, a perturbation is zero
+            or lost in rounding, or a trajectory is not finite.
+
+    Example:
+        >>> def decay(state, times):
+        ...     return np.exp(-times)[:, None, None] * state
+        >>> ratio = separation(decay, [[1.0, 2.0]], [[0.5, 0.0]], [0.0, 1.0])
+        >>> ratio.round(4).ravel().tolist()
+        [1.0, 0.3679]
+    """
+    u = tf.convert_to_tensor(state)
+    offset = tf.convert_to_tensor(perturbation, u.dtype)
+    grid = np.asarray(times, np.float64)
+    if u.shape.rank != 2 or u.shape != offset.shape or not u.shape[0]:
+        raise ValueError(
+            "state and perturbation must have one shape (batch, d), "
+            f"batch >= 1. Received: state {tuple(u.shape)}, "
+            f"perturbation {tuple(offset.shape)}"
+        )
+    increasing = grid.ndim == 1 and grid.size > 0 and np.all(np.diff(grid) > 0)
+    if not increasing or not np.isfinite(grid).all() or grid[0] < 0:
+        raise ValueError(
+            "times must be a non-empty list of finite, increasing numbers "
+            f">= 0. Received: times={times!r}"
+        )
+    v = u + offset
+    start = _distance(u.numpy(), v.numpy())
+    if not np.all(start > 0):
+        raise ValueError(
+            "perturbation must move every state. Received: a perturbation "
+            f"that leaves {np.sum(~(start > 0))} of {len(start)} states in "
+            f"place in {u.dtype.name} arithmetic"
+        )
+    both = solve(tf.concat([u, v], axis=0), grid)
+    both = np.asarray(both)
+    expected = (len(grid), 2 * len(start), u.shape[1])
+    if both.shape != expected:
+        raise ValueError(
+            f"solve must return a trajectory of shape {expected}. "
+            f"Received: {both.shape}"
+        )
+    end = _distance(both[:, : len(start)], both[:, len(start) :])
+    if not np.isfinite(end).all():
+        raise ValueError(
+            "solve must return finite states. Received: NaN or infinity"
+        )
+    ratios: np.ndarray = end / start
+    return ratios
+
+
+def _distance(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    difference = u.astype(np.float64) - v.astype(np.float64)
+    return np.asarray(np.linalg.norm(difference, axis=-1))

@@ -1,0 +1,333 @@
+"""Can the figures of an attack be believed? Checks of the checks.
+
+Each function compares measurements and answers with a `Check`. They follow
+what Athalye, Carlini, Wagner (2018), arXiv 1802.00420, section 3.1, and
+Carlini et al. (2019), arXiv 1902.06705, ask of an evaluation.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stable_node_tf.attacks.checks import check_data, check_finite
+from stable_node_tf.attacks.gradients import compiled_gradient
+from stable_node_tf.attacks.losses import log_odds
+from stable_node_tf.certification.certifier import CertifiedCurve
+from stable_node_tf.evaluation.accuracy import AccuracyCurve
+
+
+class Check(NamedTuple):
+    """The outcome of one check.
+
+    Attributes:
+        name: what is claimed, in words.
+        passed: whether the measurements bear it out.
+        measured: the figures that decided, by name.
+    """
+
+    name: str
+    passed: bool
+    measured: dict[str, float]
+
+
+def pgd_at_least_as_strong(pgd: AccuracyCurve, fgsm: AccuracyCurve) -> Check:
+    """Checks that many steps leave no more accuracy than one, at any budget.
+
+    Args:
+        pgd: accuracy under PGD.
+        fgsm: accuracy under FGSM on the same images, with the same budgets.
+
+    Raises:
+        ValueError: if the budgets or the numbers of images differ.
+
+    Example:
+        >>> def curve(*accuracies):
+        ...     budgets = np.arange(len(accuracies)) / 10
+        ...     return AccuracyCurve(budgets, np.array(accuracies), 1.0, 0.0, 4)
+        >>> check = pgd_at_least_as_strong(curve(1.0, 0.25), curve(1.0, 0.5))
+        >>> check.passed, check.measured
+        (True, {'largest_excess_points': 0.0, 'at_epsilon': 0.0})
+    """
+    return _no_excess("PGD is at least as strong as FGSM", pgd, fgsm)
+
+
+def square_never_strongest(
+    square: AccuracyCurve, gradient_attacks: Sequence[AccuracyCurve]
+) -> Check:
+    """Checks that an attack without gradients beats those with them nowhere.
+
+    If it does, the gradients do not point where the network is weak.
+
+    Args:
+        square: accuracy under Square.
+        gradient_attacks: accuracies under attacks with gradients, in the same
+            norm, on the same images, with the same budgets; at least one.
+
+    Raises:
+        ValueError: if there is no other attack, or the budgets or the numbers
+            of images differ.
+
+    Example:
+        >>> def curve(*accuracies):
+        ...     budgets = np.arange(len(accuracies)) / 10
+        ...     return AccuracyCurve(budgets, np.array(accuracies), 1.0, 0.0, 4)
+        >>> check = square_never_strongest(
+        ...     curve(1.0, 0.25), [curve(1.0, 0.75), curve(1.0, 0.5)]
+        ... )
+        >>> check.passed, check.measured
+        (False, {'largest_excess_points': 25.0, 'at_epsilon': 0.1})
+    """
+    strongest = _strongest(gradient_attacks, "gradient_attacks")
+    return _no_excess("Square is never the strongest", strongest, square)
+
+
+def certified_at_most_attacked(
+    certified: CertifiedCurve, attacks: Sequence[AccuracyCurve]
+) -> Check:
+    """Checks that no attack gets below what is proven, at any radius.
+
+    If one does, either the proof or its implementation is wrong.
+
+    Args:
+        certified: certified accuracy in the 2-norm.
+        attacks: accuracies under attacks in the 2-norm, with the radii as
+            budgets, on the same images; at least one.
+
+    Raises:
+        ValueError: if there is no attack, or the radii or the numbers of
+            images differ.
+
+    Example:
+        >>> radii = np.array([0.0, 0.5])
+        >>> proven = CertifiedCurve(radii, np.array([1.0, 0.5]), 1.0, "", 4)
+        >>> left = AccuracyCurve(radii, np.array([1.0, 0.75]), 1.0, 0.0, 4)
+        >>> certified_at_most_attacked(proven, [left]).passed
+        True
+    """
+    claimed = AccuracyCurve(
+        certified.radii,
+        certified.accuracies,
+        certified.clean_accuracy,
+        None,
+        certified.num_images,
+    )
+    return _no_excess(
+        "No attack gets below certified accuracy",
+        claimed,
+        _strongest(attacks, "attacks"),
+    )
+
+
+def falls_to_chance(curve: AccuracyCurve, num_classes: int) -> Check:
+    """Checks that the largest budget leaves no more accuracy than guessing.
+
+    In the l-infinity norm half of the pixel range is enough to turn every
+    image into the same grey, so that accuracy under an attack that works is
+    at most chance.
+
+    Args:
+        curve: accuracy under attack; only its largest budget matters.
+        num_classes: how many there are; chance is 1 / num_classes.
+
+    Example:
+        >>> curve = AccuracyCurve(
+        ...     np.array([0.0, 0.5]), np.array([1.0, 0.25]), 1.0, 0.0, 4
+        ... )
+        >>> falls_to_chance(curve, 10).passed, falls_to_chance(curve, 4).passed
+        (False, True)
+    """
+    last = np.argmax(curve.epsilons)
+    accuracy, chance = float(curve.accuracies[last]), 1.0 / num_classes
+    return Check(
+        "Accuracy falls to chance or below",
+        accuracy <= chance,
+        {
+            "accuracy": accuracy,
+            "chance": chance,
+            "epsilon": float(curve.epsilons[last]),
+        },
+    )
+
+
+def few_zero_gradients(curve: AccuracyCurve, limit: float = 0.01) -> Check:
+    """Checks that almost every image has a gradient to follow.
+
+    Args:
+        curve: accuracy under an attack that uses gradients.
+        limit: largest share of images with a gradient of exactly zero.
+
+    Raises:
+        ValueError: if the attack used no gradients.
+
+    Example:
+        >>> curve = AccuracyCurve(np.zeros(1), np.ones(1), 1.0, 0.25, 4)
+        >>> few_zero_gradients(curve).passed
+        False
+    """
+    share = curve.zero_gradient_share
+    if share is None:
+        raise ValueError(
+            "curve must be of an attack that uses gradients. "
+            "Received: zero_gradient_share=None"
+        )
+    return Check(
+        "Hardly any gradient is exactly zero",
+        share <= limit,
+        {"share": share, "limit": limit},
+    )
+
+
+def same_gradient(
+    model: Callable[[Any], Any],
+    twin: Callable[[Any], Any],
+    images: Any,
+    labels: Any,
+    *,
+    limit: float = 1e-3,
+    batch_size: int = 500,
+) -> Check:
+    """Checks that two models have the same gradient, but for rounding.
+
+    Meant for a model in memory and the same model exported and reloaded.
+
+    Args:
+        model: see `stable_node_tf.attacks.fgsm`.
+        twin: what should be the same model.
+        images: array (n, ...) of floats in [0, 1], n >= 1.
+        labels: integer array (n,) with the true classes.
+        limit: largest distance of the two gradients of an image in the
+            2-norm, relative to the longer one, that rounding excuses.
+        batch_size: images per call of the models.
+
+    Raises:
+        TypeError, ValueError: as `stable_node_tf.attacks.fgsm`.
+
+    Example:
+        >>> weights = np.float32([[-1.0, 1.0], [2.0, 0.5]])
+        >>> check = same_gradient(
+        ...     lambda x: x @ weights, lambda x: 1.1 * x @ weights,
+        ...     [[0.5, 0.5]], [1],
+        ... )
+        >>> check.passed, round(check.measured["largest_relative_distance"], 2)
+        (False, 0.09)
+    """
+    images, labels = check_data(images, labels)
+    gradients = [
+        compiled_gradient(classifier, log_odds, images.shape[1:])
+        for classifier in (model, twin)
+    ]
+    worst, differing = 0.0, 0
+    for start in range(0, len(images), batch_size):
+        x = images[start : start + batch_size]
+        y = labels[start : start + batch_size]
+        first, second = (
+            np.reshape(gradient(x, y)[1], [len(x), -1]).astype(np.float64)
+            for gradient in gradients
+        )
+        for values in (first, second):
+            check_finite(values, start, "the gradient of the loss")
+        lengths = [np.linalg.norm(g, axis=1) for g in (first, second)]
+        distance = np.linalg.norm(first - second, axis=1)
+        relative = distance / np.maximum(np.max(lengths, axis=0), 1e-300)
+        worst = max(worst, float(relative.max()))
+        differing += int(np.sum(np.sign(first) != np.sign(second)))
+    return Check(
+        "Exported and in-memory gradients are equal",
+        worst <= limit,
+        {
+            "largest_relative_distance": worst,
+            "share_of_differing_signs": differing / images.size,
+            "limit": limit,
+        },
+    )
+
+
+def finer_solver_agrees(
+    curves: Mapping[str, AccuracyCurve],
+    finer: Mapping[str, AccuracyCurve],
+    limit_points: float = 0.3,
+) -> Check:
+    """Checks that no figure depends on the discretisation of the ODE.
+
+    A network on a coarse fixed grid may well fail: then its figures are those
+    of the discretised network and not of the differential equation.
+
+    Args:
+        curves: accuracies under attack, by the name of the attack.
+        finer: the same of `stable_node_tf.models.ode_classifier.with_finer_solver`.
+        limit_points: largest difference of two accuracies, in percentage
+            points, the clean ones included.
+
+    Raises:
+        ValueError: if the attacks, their budgets or the numbers of images
+            differ.
+
+    Example:
+        >>> curve = AccuracyCurve(np.array([0.1]), np.array([0.5]), 1.0, 0.0, 4)
+        >>> better = curve._replace(accuracies=np.array([0.625]))
+        >>> finer_solver_agrees({"FGSM": curve}, {"FGSM": better}).measured
+        {'largest_change_points': 12.5, 'limit_points': 0.3}
+    """
+    if curves.keys() != finer.keys() or not curves:
+        raise ValueError(
+            "curves and finer must be of the same attacks, at least one. "
+            f"Received: {sorted(curves)} and {sorted(finer)}"
+        )
+    largest = 0.0
+    for name, curve in curves.items():
+        other = finer[name]
+        _check_alike(curve, other)
+        changes = np.append(
+            curve.accuracies - other.accuracies,
+            curve.clean_accuracy - other.clean_accuracy,
+        )
+        largest = max(largest, float(np.abs(changes).max()))
+    return Check(
+        "A finer solver moves no figure",
+        round(100 * largest, 9) <= limit_points,
+        {
+            "largest_change_points": 100 * largest,
+            "limit_points": limit_points,
+        },
+    )
+
+
+def _no_excess(
+    name: str, stronger: AccuracyCurve, weaker: AccuracyCurve
+) -> Check:
+    _check_alike(stronger, weaker)
+    excess = stronger.accuracies - weaker.accuracies
+    worst = np.argmax(excess)
+    return Check(
+        name,
+        bool(excess[worst] <= 0),
+        {
+            "largest_excess_points": 100 * float(excess[worst]),
+            "at_epsilon": float(stronger.epsilons[worst]),
+        },
+    )
+
+
+def _strongest(curves: Sequence[AccuracyCurve], name: str) -> AccuracyCurve:
+    """The least accuracy that any of the attacks leaves, at each budget."""
+    if not curves:
+        raise ValueError(f"{name} must not be empty. Received: no attacks")
+    for curve in curves[1:]:
+        _check_alike(curves[0], curve)
+    return curves[0]._replace(
+        accuracies=np.min([curve.accuracies for curve in curves], axis=0)
+    )
+
+
+def _check_alike(first: AccuracyCurve, second: AccuracyCurve) -> None:
+    if (
+        not np.array_equal(first.epsilons, second.epsilons)
+        or first.num_images != second.num_images
+    ):
+        raise ValueError(
+            "curves must have the same budgets and the same number of images. "
+            f"Received: budgets {first.epsilons.tolist()} and "
+            f"{second.epsilons.tolist()}, {first.num_images} and "
+            f"{second.num_images} images"
+        )

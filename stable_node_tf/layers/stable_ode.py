@@ -1,0 +1,320 @@
+"""StableODELayer: a neural ODE as a Keras layer, with a bound on its flow."""
+
+import logging
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from stable_node_tf import solvers
+from stable_node_tf.checks import check_matrix
+from stable_node_tf.constraints.log_norm import LogNormConstraint
+from stable_node_tf.layers.ode_layer import ODELayer
+from stable_node_tf.layers.solver_bounds import LipschitzBound, solver_lipschitz
+from stable_node_tf.stability.clipping.log_norm import clip_log_norm
+from stable_node_tf.stability.log_norm import (
+    certified_log_norm,
+    euler_log_norm,
+    worst_case_log_norm,
+)
+from stable_node_tf.stability.projection.nearest import (
+    nearby_stable,
+    nearest_stable,
+)
+
+# Kernels of this size take several seconds to move inside a bound.
+_LARGE = 768
+
+
+@keras.saving.register_keras_serializable(package="stable_node_tf")
+class StableODELayer(ODELayer, settings=("kernel", "bias")):
+    """Maps u(0) to u(T) where u'(t) = σ(A u(t) + b).
+
+    Input and output have shape (batch, d). The kernel is A itself: for rows,
+    u' = σ(u Aᵀ + b). The flow has Lipschitz constant at most exp(δT), 2-norm,
+    with δ = max μ2(DA) over diagonal D with slopes of σ on the diagonal
+    (arXiv 2501.10740). With a `delta_bar` the kernel starts with δ <= δ̄ and a
+    `LogNormConstraint` keeps it there in training.
+
+    Under mixed precision the variables, the solve and the constraint stay in
+    float32; only the output has the compute dtype.
+
+    Args:
+      activation: σ, a name of `stable_node_tf.activations`, an activation with
+        slope bounds, or its config; its `alpha` is the smallest slope.
+      delta_bar: δ̄, any finite number, or None to leave A free.
+      terminal_time: T, positive.
+      solver: a name of `stable_node_tf.solvers.get` ("euler", "rk4",
+        "dormand_prince" ...), a `tfp.math.ode.Solver`, or its config.
+      kernel_initializer: Keras initialiser of A, before it is made feasible.
+      bias_initializer: Keras initialiser of b.
+      discrete: whether δ̄ bounds δ_h >= δ, h being the step of explicit Euler,
+        see `euler_log_norm`. exp(δ̄T) then bounds the block as it runs too.
+      **kwargs: of `keras.layers.Layer`, `name` and `dtype` for example.
+
+    All of them are read-only afterwards, as settings of the layer; for others
+    make a new layer from `get_config()`, see `CertifiedLayer`.
+
+    Raises:
+      TypeError: if `delta_bar` or `terminal_time` is not a real number.
+      ValueError: if `delta_bar` is not finite, `terminal_time` not positive,
+        the activation or the solver unknown, the input not (batch, d), or
+        `discrete` set for a solver other than Euler.
+
+    >>> layer = StableODELayer(delta_bar=0.1, solver="rk4")
+    >>> layer(np.ones((2, 3), "float32")).shape
+    TensorShape([2, 3])
+    >>> layer.stability().delta_upper <= 0.1
+    True
+    """
+
+    def __init__(
+        self,
+        activation="smooth_leaky_relu",
+        delta_bar: float | None = None,
+        terminal_time: float = 1.0,
+        solver="euler",
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        discrete: bool = False,
+        **kwargs,
+    ) -> None:
+        super().__init__(
+            activation,
+            delta_bar,
+            terminal_time,
+            solver,
+            kernel_initializer,
+            bias_initializer,
+            **kwargs,
+        )
+        self.discrete = bool(discrete)
+        # A subclass may take other steps.
+        if self.discrete and type(self.solver) is not solvers.Euler:
+            raise ValueError(
+                "`discrete` needs the solver to be explicit Euler, and of no "
+                f"subclass. Received: solver={solver!r}"
+            )
+
+    @property
+    def _field(self):
+        return solvers.LayerField(self.activation)
+
+    def build(self, input_shape) -> None:
+        """Creates A, b and, with a `delta_bar`, the certificate weights."""
+        size = self._size_of(input_shape)
+        if self.delta_bar is None:
+            constraint, initializer = None, self.kernel_initializer
+        else:
+            constraint = LogNormConstraint(
+                self.delta_bar, self.alpha, self._constrained_step()
+            )
+            start = _FeasibleStart(self.kernel_initializer, constraint)
+            initializer = start.kernel
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(size, size),
+            initializer=initializer,
+            constraint=constraint,
+            autocast=False,
+        )
+        self.bias = self.add_weight(
+            name="bias",
+            shape=(size,),
+            initializer=self.bias_initializer,
+            autocast=False,
+        )
+        if constraint is not None:
+            # Attributes, all: TensorFlow's checkpoints see nothing else.
+            self.certificate, self.certificate_proposal = (
+                self._add_state(name, (size,), start.certificate)
+                for name in ("certificate", "certificate_proposal")
+            )
+            self.total_perturbation = self._add_state("total_perturbation")
+            constraint.attach(
+                self.certificate,
+                self.certificate_proposal,
+                self.total_perturbation,
+            )
+
+    def _constants(self):
+        return {
+            "kernel": tf.convert_to_tensor(self.kernel),
+            "bias": tf.convert_to_tensor(self.bias),
+        }
+
+    def _assign_nearest(self, source: "StableODELayer") -> None:
+        """Takes the weights of another layer, A moved to the nearest certified.
+
+        Kernels stay as they are where they are certified already, or where
+        this layer has no δ̄.
+        """
+        self.bias.assign(source.bias)
+        self.kernel.assign(source.kernel)
+        if self.delta_bar is None:
+            return
+        if source.delta_bar is not None:
+            self.certificate.assign(source.certificate)
+            self.certificate_proposal.assign(source.certificate)
+            step = self._constrained_step()
+            kernel = self._kernel_value()
+            if self._certified_upper(kernel, step) <= self.delta_bar:
+                return
+        nearest = _nearest(
+            source._kernel_value(), self.kernel.dtype, self.kernel.constraint
+        )
+        self.kernel.assign(nearest.matrix)
+        self.certificate.assign(nearest.certificate)
+        self.certificate_proposal.assign(nearest.certificate)
+
+    def delta_bounds(self, **kwargs) -> tuple[float, float]:
+        """Bounds δ from below and above, for less than `stability` costs.
+
+        Args:
+          **kwargs: of `worst_case_log_norm`, `exact=True` for example.
+
+        Raises:
+          ValueError: if the layer has no weights yet, or A is not finite.
+        """
+        kernel = self._kernel_value()
+        lower, upper, *_ = worst_case_log_norm(kernel, self.alpha, **kwargs)
+        if self.delta_bar is not None:
+            upper = min(upper, self._certified_upper(kernel))
+        return lower, upper
+
+    def lipschitz_bound(self, delta: float | None = None) -> LipschitzBound:
+        """Bounds the Lipschitz constant of the layer in real arithmetic.
+
+        Args:
+          delta: an upper bound of δ(A), if one is known already.
+
+        Raises:
+          ValueError: if the layer has no weights yet, A is not finite, or a
+            method of the layer, its activation or its solver was replaced.
+        """
+        self._check_computes(self.activation, self.solver)
+        kernel, step = self._kernel_value(), self._constrained_step()
+        if delta is None and self.delta_bar is not None:
+            delta = self._certified_upper(kernel)
+        if delta is None:
+            delta = worst_case_log_norm(kernel, self.alpha, starts=1).upper
+        step_log_norm = None
+        if self.delta_bar is not None and step > 0.0:
+            known = self._certified_upper(kernel, step)
+            if known <= self.delta_bar:  # else there may be a better one
+                step_log_norm = known
+        return solver_lipschitz(
+            self.solver,
+            kernel,
+            self.alpha,
+            self.terminal_time,
+            delta,
+            step_log_norm,
+        )
+
+    def assert_constraints(self) -> None:
+        """Raises unless δ(A) <= δ̄ is proven for A as it is now.
+
+        Keras applies constraints after optimiser steps only; weights that were
+        set or loaded by hand may violate them. Does nothing without δ̄.
+
+        Raises:
+          ValueError: with the bounds of δ, if the bound does not hold; if the
+            layer has no weights yet, or A is not finite.
+        """
+        if self.delta_bar is None:
+            return
+        kernel, step = self._kernel_value(), self._constrained_step()
+        if self._certified_upper(kernel, step) <= self.delta_bar:
+            return
+        if step > 0.0:
+            lower, upper = -np.inf, euler_log_norm(kernel, self.alpha, step)[0]
+        else:
+            lower, upper, *_ = worst_case_log_norm(kernel, self.alpha)
+        if upper > self.delta_bar:
+            raise ValueError(
+                f"The kernel of layer {self.name!r} must satisfy "
+                f"δ <= delta_bar={self.delta_bar}. Received: a kernel with δ "
+                f"in [{lower}, {upper}]. Constraints act in "
+                "optimiser steps only; after setting weights by hand, call "
+                "`layer.kernel.assign(layer.kernel.constraint(layer.kernel))`."
+            )
+
+    def _kernel_value(self):
+        self._check_built()
+        return check_matrix(
+            keras.ops.convert_to_numpy(self.kernel),
+            f"kernel of layer {self.name!r}",
+        )
+
+    def _constrained_step(self):
+        """The step size that δ̄ is a bound for; 0 stands for the flow."""
+        if self.delta_bar is None or not self.discrete:
+            return 0.0
+        return self.terminal_time / self.solver.num_steps
+
+    def _certified_upper(self, kernel, step=0.0):
+        certificate = keras.ops.convert_to_numpy(self.certificate)
+        return certified_log_norm(kernel, self.alpha, certificate, step)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments, serialised."""
+        return {**super().get_config(), "discrete": self.discrete}
+
+
+class _FeasibleStart:
+    """Initialisers of A and T: what was drawn, moved just inside the bound.
+
+    Callables, because Keras may defer them until the variables exist.
+    """
+
+    def __init__(self, initializer, constraint):
+        self._initializer = initializer
+        self._constraint = constraint
+
+    def kernel(self, shape, dtype=None):
+        bound = self._constraint
+        if shape[0] >= _LARGE:
+            logging.getLogger(__name__).warning(
+                "Moving the initial kernel inside delta_bar=%g: at "
+                "%d x %d entries this takes a while.",
+                bound.delta_bar,
+                *shape,
+            )
+        with tf.init_scope():
+            drawn = keras.ops.convert_to_numpy(
+                self._initializer(shape, dtype="float32")
+            )
+            near, found = nearby_stable(drawn, bound.delta_bar, bound.alpha)
+            clipped = _clipped(near, found, dtype, bound)
+            self._certificate = clipped.certificate.numpy()
+        return clipped.matrix
+
+    def certificate(self, shape, dtype=None):
+        return tf.reshape(tf.constant(self._certificate, dtype), shape)
+
+
+def _nearest(matrix, dtype, constraint):
+    """The nearest matrix of that dtype that is certified, with its T.
+
+    For the flow, but for rounding. For a step of Euler the nearest matrix of
+    the flow is clipped.
+    """
+    delta_bar, alpha = constraint.delta_bar, constraint.alpha
+    nearest = nearest_stable(matrix, delta_bar, alpha)
+    matrix, certificate = nearest.matrix, nearest.certificate
+    if constraint.step > 0.0:
+        _, certificate = euler_log_norm(matrix, alpha, constraint.step)
+    return _clipped(matrix, certificate, dtype, constraint)
+
+
+def _clipped(matrix, certificate, dtype, constraint):
+    """The matrix in its dtype, moved inside what T certifies."""
+    return clip_log_norm(
+        tf.constant(matrix, dtype),
+        tf.constant(certificate),
+        constraint.delta_bar,
+        constraint.alpha,
+        constraint.step,
+    )

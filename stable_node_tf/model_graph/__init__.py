@@ -1,0 +1,1 @@
+"""Reads Keras models as graphs of their layers."""

@@ -1,0 +1,1 @@
+"""Classifiers with neural ODEs, and models made of other models."""

@@ -1,0 +1,1 @@
+"""Classifiers as SavedModels, for TensorFlow Serving and for evaluation."""

@@ -1,0 +1,1 @@
+"""Projections that run inside a compiled train step."""

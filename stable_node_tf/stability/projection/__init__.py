@@ -1,0 +1,1 @@
+"""The nearest matrix whose worst-case logarithmic norm is bounded."""

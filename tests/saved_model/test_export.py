@@ -1,0 +1,575 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from stable_node_tf import attacks
+from stable_node_tf.certification.certifier import certified_radii
+from stable_node_tf.models.certified_classifier import certified_classifier
+from stable_node_tf.saved_model import export, warm_up
+
+EPSILONS = [0.0, 0.1, 0.3]
+
+
+def classifier(*middle, seed=0, **options):
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((28, 28, 1), name="image", **options)
+    x = keras.layers.Flatten()(image)
+    x = keras.layers.Dense(16, activation="tanh")(x)
+    for layer in middle:
+        x = layer(x)
+    return keras.Model(image, keras.layers.Dense(10, name="out")(x))
+
+
+def images(count=7):
+    rng = np.random.default_rng(0)
+    return rng.uniform(size=(count, 28, 28, 1)).astype(np.float32)
+
+
+class StraightThrough(keras.layers.Layer):
+    """Rounds forwards, passes gradients on backwards, five times over."""
+
+    def call(self, x):
+        @tf.custom_gradient
+        def rounded(z):
+            return tf.round(4 * z) / 4, lambda upstream: 5 * upstream
+
+        return rounded(x)
+
+
+class CallsPython(keras.layers.Layer):
+    function = staticmethod(tf.numpy_function)
+
+    def call(self, x):
+        doubled = type(self).function(lambda z: 2 * z, [x], tf.float32)
+        doubled.set_shape(x.shape)
+        return doubled
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+class CallsPythonEagerly(CallsPython):
+    function = staticmethod(tf.py_function)
+
+
+class Guarded(keras.layers.Layer):
+    feasible = True
+
+    def call(self, x):
+        return x
+
+    def assert_constraints(self):
+        if not self.feasible:
+            raise ValueError("delta must be <= delta_bar")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("exported") / "a" / "model"
+    model = classifier()
+    return model, directory, export.export(model, directory)
+
+
+def test_reloaded_answers_are_those_in_memory(exported):
+    model, directory, path = exported
+    assert path == directory / "1"
+    reloaded = export.load(directory)
+    for count in (1, 7, 300):
+        x = images(count)
+        logits = model(x).numpy()
+        answers = reloaded.predict(x)
+        np.testing.assert_allclose(answers["logits"], logits, atol=1e-6)
+        np.testing.assert_allclose(
+            answers["probabilities"], tf.nn.softmax(logits), atol=1e-6
+        )
+        assert answers["label"].dtype == np.int64
+        np.testing.assert_array_equal(answers["label"], logits.argmax(1))
+        np.testing.assert_array_equal(reloaded(x), answers["logits"])
+
+
+def test_attack_on_the_artifact_is_the_attack_in_memory(exported):
+    model, directory, _ = exported
+    x, y = images(40), np.arange(40) % 10
+    memory = attacks.fgsm(model, x, y, EPSILONS, batch_size=16)
+    saved = attacks.fgsm(export.load(directory), x, y, EPSILONS, batch_size=16)
+    np.testing.assert_array_equal(saved.adversarial, memory.adversarial)
+    np.testing.assert_array_equal(saved.success, memory.success)
+
+
+def test_signature_on_disk(exported):
+    saved_model = saved_model_pb2.SavedModel()
+    saved_model.ParseFromString((exported[2] / "saved_model.pb").read_bytes())
+    [graph] = saved_model.meta_graphs
+    assert list(graph.meta_info_def.tags) == ["serve"]
+    signature = graph.signature_def["serving_default"]
+    [(name, tensor)] = signature.inputs.items()
+    assert name == "image" and tensor.dtype == tf.float32.as_datatype_enum
+    assert [d.size for d in tensor.tensor_shape.dim] == [-1, 28, 28, 1]
+    shapes = {
+        name: [d.size for d in tensor.tensor_shape.dim]
+        for name, tensor in signature.outputs.items()
+    }
+    assert shapes == {
+        "logits": [-1, 10],
+        "probabilities": [-1, 10],
+        "label": [-1],
+    }
+
+
+def test_certified_radius_of_the_artifact(tmp_path):
+    model = certified_classifier(width=16, seed=1)
+    export.export(model, tmp_path)
+    reloaded, x = export.load(tmp_path), images(20)
+    answers = reloaded.certify(x)
+    labels, radii = certified_radii(model, x)
+    np.testing.assert_array_equal(answers["label"], labels)
+    np.testing.assert_allclose(
+        answers["certified_radius"], radii, rtol=1e-3, atol=1e-5
+    )
+    assert radii.max() > 0.01
+    np.testing.assert_array_equal(reloaded(x), answers["logits"])
+    variables = tf.train.list_variables(
+        str(tmp_path / "1" / "variables" / "variables")
+    )
+    stored = sum(int(np.prod(shape)) for _, shape in variables if shape)
+    weights = model.trainable_weights
+    assert stored == sum(int(np.prod(w.shape)) for w in weights)
+
+
+def test_model_without_a_bound_has_no_certificate_and_says_why(tmp_path):
+    reason = "gets no signature certify: .*layer 'hidden' of type Dense"
+    model = classifier(keras.layers.Dense(4, "relu", name="hidden"))
+    with pytest.warns(UserWarning, match=reason) as warned:
+        export.export(model, tmp_path)
+    assert [str(w.filename) for w in warned] == [__file__]
+    with pytest.raises(ValueError, match="signature certify: .*warns"):
+        export.load(tmp_path).certify(images())
+
+
+def test_model_with_a_bound_is_exported_without_a_warning(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        export.export(certified_classifier(width=4, blocks=1), tmp_path)
+
+
+def with_pixels(*first, dtype="float32"):
+    image = keras.Input((2, 3, 1), name="image", dtype=dtype)
+    x = image
+    for layer in first:
+        x = layer(x)
+    logits = keras.layers.Dense(3, bias_initializer="normal")
+    return keras.Model(image, logits(keras.layers.Flatten()(x)))
+
+
+def adapted():
+    return keras.layers.Normalization(axis=None, mean=127.0, variance=50.0**2)
+
+
+SCALES = {
+    "Rescaling": lambda: keras.layers.Rescaling(1 / 255),
+    "to -1": lambda: keras.layers.Rescaling(1 / 127.5, -1),
+    "Normalization": adapted,
+    "TrueDivide": lambda: lambda x: x / 255.0,
+    "Multiply": lambda: lambda x: keras.ops.multiply(x, 1 / 255),
+    "Lambda": lambda: keras.layers.Lambda(lambda x: x / 255),
+    "nested": lambda: keras.Sequential(
+        [keras.Input((2, 3, 1)), keras.layers.Rescaling(1 / 255)]
+    ),
+    "after a reshape": lambda: (
+        lambda x: keras.layers.Rescaling(1 / 255)(keras.layers.Flatten()(x))
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*gets no signature certify")
+@pytest.mark.parametrize("name", SCALES)
+def test_bytes_are_never_scaled_twice_unasked(name, tmp_path):
+    model = with_pixels(SCALES[name]())
+    with pytest.warns(UserWarning, match="neither bytes.*may scale pix") as w:
+        path = export.export(model, tmp_path / "by default")
+    assert {str(warned.filename) for warned in w} == {__file__}
+    served = tf.saved_model.load(str(path)).signatures
+    assert set(served) == {"serving_default"}
+    codes = np.arange(12, dtype=np.uint8).reshape(2, 2, 3, 1) * 20
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*bytes")
+        path = export.export(model, tmp_path / "asked", pixels=(0, 255))
+    served = tf.saved_model.load(str(path)).signatures
+    np.testing.assert_allclose(
+        served["serving_uint8"](image=tf.constant(codes))["logits"],
+        model(codes.astype(np.float32)),
+        rtol=1e-5,
+    )
+    files = tf.stack([tf.io.encode_png(image) for image in codes])
+    np.testing.assert_array_equal(
+        served["serving_png"](image_bytes=files)["logits"],
+        served["serving_uint8"](image=tf.constant(codes))["logits"],
+    )
+
+
+@pytest.mark.parametrize("ends", [(0, 1), (-1.0, 1.0), (0, 255)])
+def test_bytes_stand_for_the_numbers_that_were_given(ends, tmp_path):
+    model = with_pixels()
+    path = export.export(model, tmp_path, pixels=ends)
+    codes = np.array([[0, 255, 51], [1, 254, 128]], np.uint8)[None, ..., None]
+    low, high = ends
+    served = tf.saved_model.load(str(path)).signatures
+    for name in ("serving_uint8", "certify_uint8"):
+        np.testing.assert_allclose(
+            served[name](image=tf.constant(codes))["logits"],
+            model((low + (high - low) * (codes / 255.0)).astype(np.float32)),
+            rtol=1e-5,
+            atol=1e-5,
+        )
+
+
+@pytest.mark.filterwarnings("ignore:.*gets no signature certify")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.Dropout(0.5),
+        keras.layers.MaxPooling2D(1),
+        keras.layers.Conv2D(1, 1),
+        keras.layers.BatchNormalization(),
+    ],
+)
+def test_other_layers_leave_pixels_as_they_are(layer, tmp_path):
+    path = export.export(with_pixels(layer), tmp_path)
+    served = tf.saved_model.load(str(path)).signatures
+    assert {"serving_uint8", "serving_png"} <= set(served)
+
+
+@pytest.mark.parametrize("pixels", [(1, 0), (0, np.inf), 255, "ab", (0, 1, 2)])
+def test_pixels_that_are_no_range(pixels, tmp_path):
+    with pytest.raises(ValueError, match="`pixels` must be True, False or two"):
+        export.export(with_pixels(), tmp_path / "new", pixels=pixels)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_input_of_bytes_takes_no_fractions(tmp_path):
+    model = with_pixels(dtype="uint8")
+    exported = export.load(export.export(model, tmp_path))
+    codes = np.arange(12).reshape(2, 2, 3, 1) * 20
+    labels, radii = certified_radii(model, codes)
+    answers = exported.certify(codes)
+    np.testing.assert_array_equal(answers["label"], labels)
+    np.testing.assert_allclose(answers["certified_radius"], radii, rtol=1e-4)
+    assert radii.max() > 0.0
+    for wrong in (codes / 255.0, codes + 256, -codes):
+        with pytest.raises(ValueError, match="numbers of uint8"):
+            certified_radii(model, wrong)
+        with pytest.raises(ValueError, match="numbers that uint8 can hold"):
+            exported.predict(wrong)
+
+
+@pytest.mark.parametrize(
+    "name, exported_name",
+    [("an-image", "an_image"), ("1st", "arg_1st"), ("bild ä", "bild__")],
+)
+def test_input_has_one_name_everywhere(tmp_path, name, exported_name):
+    """TensorFlow's, which a server's warm-up requests must use as well."""
+    image = keras.Input((2,), name=name)
+    model = keras.Model(image, keras.layers.Dense(3)(image))
+    path = export.export(model, tmp_path)
+    assert export.load(path).input_name == exported_name
+    requests = (path / warm_up.PATH).read_bytes()
+    assert exported_name.encode() in requests
+    assert export.load(path).predict(np.zeros([1, 2]))["label"].shape == (1,)
+
+
+def test_input_that_is_no_number_is_refused(tmp_path):
+    text = keras.Input((1,), dtype="string", name="text")
+    codes = keras.layers.StringLookup(vocabulary=["a"], output_mode="count")
+    model = keras.Model(text, keras.layers.Dense(2)(codes(text)))
+    with pytest.raises(ValueError, match="numbers. Received: string input"):
+        export.export(model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_weights_are_stored_once(exported):
+    variables = exported[2] / "variables" / "variables"
+    stored = tf.train.list_variables(str(variables))
+    count = sum(int(np.prod(shape)) for _, shape in stored if shape)
+    assert count == exported[0].count_params()
+
+
+def test_input_comes_from_the_keras_input(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((3,), name="measurement", dtype="float64"),
+            keras.layers.Dense(2, dtype="float64"),
+        ]
+    )
+    export.export(model, tmp_path)
+    reloaded = export.load(tmp_path)
+    assert reloaded.input_name == "measurement"
+    assert reloaded.input_spec.dtype == tf.float64
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    np.testing.assert_allclose(reloaded(x), model(x), rtol=1e-12)
+    with pytest.raises(ValueError, match="measurement must have shape"):
+        reloaded(np.ones((4, 2)))
+
+
+def test_half_precision_model_answers_in_single_precision(tmp_path):
+    policy = keras.DTypePolicy("mixed_bfloat16")
+    model = classifier(keras.layers.Dense(8, dtype=policy))
+    model = keras.Model(
+        model.inputs, keras.layers.Dense(10, dtype=policy)(model.output)
+    )
+    assert model.output.dtype == "bfloat16"
+    export.export(model, tmp_path)
+    assert export.load(tmp_path).predict(images())["logits"].dtype == "float32"
+
+
+def test_custom_gradient_survives_in_a_new_process(tmp_path):
+    model = classifier(StraightThrough())
+    export.export(model, tmp_path / "model")
+    x = images()
+    np.save(tmp_path / "x.npy", x)
+    script = (
+        "import sys, numpy as np, tensorflow as tf\n"
+        "from stable_node_tf import export\n"
+        "model = export.load(sys.argv[1] + '/model')\n"
+        "x = tf.constant(np.load(sys.argv[1] + '/x.npy'))\n"
+        "with tf.GradientTape() as tape:\n"
+        "    tape.watch(x)\n"
+        "    total = tf.reduce_sum(model(x)[:, 3])\n"
+        "np.save(sys.argv[1] + '/gradient.npy', tape.gradient(total, x))\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        check=True,
+        cwd=os.path.dirname(os.path.dirname(export.__file__)),
+    )
+    tensor = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(tensor)
+        total = tf.reduce_sum(model(tensor)[:, 3])
+    expected = tape.gradient(total, tensor).numpy()
+    assert np.abs(expected).max() > 0
+    gradient = np.load(tmp_path / "gradient.npy")
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "op"), [(CallsPython, "PyFunc"), (CallsPythonEagerly, "Eager")]
+)
+def test_calls_into_python_are_refused(tmp_path, layer, op):
+    export.export(classifier(), tmp_path)
+    before = export.load(tmp_path)(images()).numpy()
+    with pytest.raises(ValueError, match=rf"calls into Python: .*\({op}"):
+        export.export(classifier(layer(), seed=1), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    np.testing.assert_array_equal(export.load(tmp_path)(images()), before)
+
+
+def test_constraints_are_asked_first_also_of_nested_layers(tmp_path):
+    guarded = Guarded()
+    image = keras.Input((28, 28, 1), name="image")
+    model = keras.Model(image, classifier(guarded)(image))
+    export.export(model, tmp_path / "feasible")
+    guarded.feasible = False
+    with pytest.raises(ValueError, match="delta must be"):
+        export.export(model, tmp_path / "infeasible")
+    assert not (tmp_path / "infeasible").exists()
+
+
+def test_export_replaces_the_earlier_one_and_nothing_else(tmp_path):
+    export.export(classifier(), tmp_path)
+    (tmp_path / "1" / "stale").touch()
+    (tmp_path / "2").mkdir()
+    (tmp_path / "card.md").touch()
+    model = classifier(seed=1)
+    export.export(model, tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["1", "2", "card.md"]
+    assert not (tmp_path / "1" / "stale").exists()
+    np.testing.assert_allclose(
+        export.load(tmp_path)(images()), model(images()), atol=1e-6
+    )
+
+
+def test_failed_write_leaves_the_earlier_export(tmp_path, monkeypatch):
+    export.export(classifier(), tmp_path)
+    before = export.load(tmp_path)(images()).numpy()
+
+    def full_disk(source, target):
+        raise OSError("No space left on device")
+
+    for name in ("_write", "_refuse_python_ops"):
+        with monkeypatch.context() as patch, pytest.raises(OSError):
+            patch.setattr(export, name, lambda *_: full_disk(None, None))
+            export.export(classifier(seed=1), tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        rename = type(tmp_path).rename
+
+        def second_fails(source, target):
+            if source.name == "complete":
+                full_disk(source, target)
+            return rename(source, target)
+
+        patch.setattr(type(tmp_path), "rename", second_fails)
+        export.export(classifier(seed=1), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    np.testing.assert_array_equal(export.load(tmp_path)(images()), before)
+
+
+def test_kill_half_way_leaves_the_earlier_export(tmp_path):
+    export.export(classifier(), tmp_path)
+    before = export.load(tmp_path)(images()).numpy()
+    child = _start_stuck_export(tmp_path)
+    try:
+        _wait_for(lambda: (tmp_path / "stuck").exists(), child)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    (tmp_path / "stuck").unlink()
+    assert len(list(tmp_path.glob(".exporting-*"))) == 1
+    np.testing.assert_array_equal(export.load(tmp_path)(images()), before)
+
+    model = classifier(seed=2)
+    export.export(model, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    np.testing.assert_allclose(
+        export.load(tmp_path)(images()), model(images()), atol=1e-6
+    )
+
+
+def _start_stuck_export(directory):
+    """Exports in a new process that stops once the files are written."""
+    script = (
+        "import pathlib, sys, time, keras\n"
+        "from stable_node_tf import export\n"
+        "directory = pathlib.Path(sys.argv[1])\n"
+        "def stop(path):\n"
+        "    (directory / 'stuck').touch()\n"
+        "    time.sleep(600)\n"
+        "export._refuse_python_ops = stop\n"
+        "image = keras.Input((28, 28, 1), name='image')\n"
+        "x = keras.layers.Flatten()(image)\n"
+        "model = keras.Model(image, keras.layers.Dense(10)(x))\n"
+        "export.export(model, directory)\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(directory)],
+        cwd=os.path.dirname(os.path.dirname(export.__file__)),
+    )
+
+
+def _wait_for(condition, child, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert child.poll() is None, "the export ended by itself"
+        assert time.monotonic() < end, "the export did not get far enough"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: "model", TypeError, "must be a keras.Model"),
+        (
+            lambda: keras.Sequential([keras.layers.Dense(2)]),
+            ValueError,
+            "0 inputs",
+        ),
+        (
+            lambda: keras.Sequential(
+                [keras.Input((4, 4)), keras.layers.Dense(2)]
+            ),
+            ValueError,
+            "logits of shape",
+        ),
+    ],
+)
+def test_models_without_one_input_and_logits(tmp_path, make, error, message):
+    with pytest.raises(error, match=message):
+        export.export(make(), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_directory_that_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="must not be a file"):
+        export.export(classifier(), tmp_path / "file")
+
+
+def test_newest_version_is_read(exported, tmp_path):
+    for version in ("9", "10"):
+        model = classifier(seed=int(version))
+        export.export(model, tmp_path / "source")
+        (tmp_path / "source" / "1").rename(tmp_path / version)
+    (tmp_path / "11").mkdir()  # empty
+    assert export.load(tmp_path).path == tmp_path / "10"
+    assert export.load(tmp_path / "9").path == tmp_path / "9"
+
+
+def test_directories_without_a_saved_model(tmp_path):
+    with pytest.raises(FileNotFoundError, match="directory must exist"):
+        export.load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="must hold a SavedModel"):
+        export.load(tmp_path)
+    (tmp_path / "1").mkdir()
+    with pytest.raises(FileNotFoundError, match="must hold a SavedModel"):
+        export.load(tmp_path)
+
+
+def test_saved_models_of_others_are_refused(tmp_path):
+    module = tf.Module()
+    tf.saved_model.save(module, str(tmp_path / "1"))
+    with pytest.raises(ValueError, match="signature serving_default"):
+        export.load(tmp_path)
+    classifier().export(str(tmp_path / "2"), verbose=False)
+    with pytest.raises(ValueError, match=r"outputs \['output_0'\]"):
+        export.load(tmp_path)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("saved_model.pb", truncate),
+        ("saved_model.pb", empty),
+        ("variables/variables.index", truncate),
+        ("variables/variables.index", empty),
+        ("variables/variables.data-00000-of-00001", truncate),
+        ("variables/variables.data-00000-of-00001", flip),
+        ("variables/variables.data-00000-of-00001", os.remove),
+    ],
+)
+def test_damage_is_named(tmp_path, name, damage):
+    path = export.export(classifier(), tmp_path)
+    damage(path / name)
+    with pytest.raises(ValueError, match=f"{name} (must|is)") as caught:
+        export.load(tmp_path)
+    messages = [str(caught.value)]
+    # Exports of others have no checksums.
+    (path / "SHA256SUMS").unlink()
+    with pytest.raises(ValueError, match="damaged or unreadable") as caught:
+        export.load(tmp_path)
+    messages.append(str(caught.value))
+    for message in messages:
+        assert str(path) in message
+        assert "\n" not in message
