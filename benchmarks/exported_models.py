@@ -10,7 +10,10 @@ def serving(arrays):
     import keras
 
     from stable_node_tf import Euler, RungeKutta4, ode_classifier
-    from stable_node_tf.saved_model import export
+    from stable_node_tf.saved_model import (
+        load_classifier,
+        save_classifier,
+    )
 
     del arrays
     image = keras.Input((28, 28, 1), name="image")
@@ -26,8 +29,8 @@ def serving(arrays):
     cases = {}
     for name, model in models.items():
         with tempfile.TemporaryDirectory() as directory:
-            export.export(model, directory)
-            loaded = export.load(directory)
+            save_classifier(model, directory)
+            loaded = load_classifier(directory)
         for batch in (1, 256):
             images = np.random.default_rng(0).random(
                 (batch, 28, 28, 1), np.float32

@@ -5,7 +5,7 @@
 
 All times are of one run on one machine: compare them as ratios. Each solver
 gets the same matrices, standard normal / √d. CLARABEL and SCS solve the
-semidefinite programme of `project_certified` through cvxpy; their time is the
+semidefinite program of `project_certified` through cvxpy; their time is the
 solver's own, setup included, without cvxpy's modelling, which the column
 `wall` includes. SCS runs at the first tolerance at which its matrix, moved
 into the certified set as ours is in the end, by a multiple of the identity, is
@@ -45,7 +45,7 @@ def gaussian(size, seed=0):
 
 
 def semidefinite_programme(matrix, delta_bar, alpha):
-    """The programme that both SDP solvers are given."""
+    """The program that both SDP solvers are given."""
     size = len(matrix)
     middle, radius = (1 + alpha) / 2, (1 - alpha) / 2
     B, t = cvxpy.Variable((size, size)), cvxpy.Variable(size)

@@ -9,7 +9,7 @@ description leaves a choice we took the faster one: D is driven to a vertex by
 alternating steps, which end where its gradient flow ends; and the functional
 counts all eigenvalues above δ̄, not only the first.
 
-Its D is a local maximiser, so that the δ̄ it reports is not proven, and E
+Its D is a local maximizer, so that the δ̄ it reports is not proven, and E
 settles at a local minimum: the size is an upper estimate of nothing but itself.
 """
 

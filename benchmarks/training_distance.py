@@ -4,7 +4,7 @@ r"""Distance moved by the constraint in training against the nearest distance.
         --output=benchmarks/training_distance.json
 
 Trains the fully constrained model of `make compare` on MNIST, records A before
-and after the projection at evenly spread optimiser steps, and projects the
+and after the projection at evenly spread optimizer steps, and projects the
 recorded A again with `nearest_stable`, the nearest certified matrix.
 """
 

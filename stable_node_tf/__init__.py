@@ -20,28 +20,25 @@ from stable_node_tf.activations import (
     SmoothLeakyReLU,
 )
 from stable_node_tf.callbacks import StabilityMonitor
-from stable_node_tf.certification.certifier import (
-    certified_accuracy,
-    certified_radii,
-)
-from stable_node_tf.constraints.log_norm import (
-    LogNormConstraint,
-    SpectralNormConstraint,
-)
+from stable_node_tf.certification import certified_accuracy, certified_radii
+from stable_node_tf.constraints import LogNormConstraint, SpectralNormConstraint
 from stable_node_tf.initializers import SkewSymmetric
-from stable_node_tf.layers.deep_ode import DeepODELayer
-from stable_node_tf.layers.ode_layer import StabilityReport
-from stable_node_tf.layers.piecewise_ode import PiecewiseODELayer
-from stable_node_tf.layers.stable_ode import StableODELayer
+from stable_node_tf.layers import (
+    DeepODELayer,
+    PiecewiseODELayer,
+    StabilityReport,
+    StableODELayer,
+)
 from stable_node_tf.losses import MarginCrossentropy
-from stable_node_tf.models.certified_classifier import certified_classifier
-from stable_node_tf.models.ode_classifier import ode_classifier
-from stable_node_tf.models.stabilize import (
+from stable_node_tf.models import (
     ChangedLayer,
     StabilizationReport,
     Stabilized,
+    certified_classifier,
+    ode_classifier,
     stabilize,
 )
+from stable_node_tf.saved_model import load_classifier, save_classifier
 from stable_node_tf.solvers import Euler, RungeKutta4
 from stable_node_tf.stability.log_norm import (
     Witness,
@@ -96,9 +93,11 @@ __all__ = [
     "certified_radii",
     "euler_log_norm",
     "largest_slope_interval",
+    "load_classifier",
     "nearest_stable",
     "ode_classifier",
     "product_log_norm",
+    "save_classifier",
     "stabilize",
     "worst_case_log_norm",
 ]

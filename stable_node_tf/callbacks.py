@@ -8,7 +8,7 @@ from stable_node_tf.layers.ode_layer import ODELayer
 class StabilityMonitor(keras.callbacks.Callback):
     """Bounds δ at the end of every epoch and insists on δ <= δ̄.
 
-    With an optimiser that averages weights, `use_ema=True`, all constraints of
+    With an optimizer that averages weights, `use_ema=True`, all constraints of
     the model are applied to the averages, at the end of every epoch and of
     training: they satisfy none of them, because Keras averages the weights
     before it applies constraints. What `keras.callbacks.SwapEMAWeights`, placed
@@ -16,7 +16,7 @@ class StabilityMonitor(keras.callbacks.Callback):
 
     Adds `delta_lower` and `delta_upper` of every `StableODELayer` and
     `DeepODELayer` to the logs, the pieces of a `PiecewiseODELayer` included,
-    and `perturbation` of those with a δ̄: |Δ|_F of an optimiser step, averaged
+    and `perturbation` of those with a δ̄: |Δ|_F of an optimizer step, averaged
     over the epoch. The names have the layer's and a slash in front if there are
     several. Progress bar, `History`, `CSVLogger` and `TensorBoard`, placed
     after this callback, show them.

@@ -8,7 +8,9 @@ import pytest
 
 from stable_node_tf import StableODELayer
 from stable_node_tf.certification.certifier import certifier
-from stable_node_tf.saved_model import export
+from stable_node_tf.saved_model import (
+    load_classifier,
+)
 from stable_node_tf.stability.log_norm import euler_log_norm
 from trainers import attack_suite, model_card, zoo
 from trainers.data import datasets
@@ -70,7 +72,7 @@ def test_saved_model(name, images):
     assert sum(file.stat().st_size for file in files) <= LARGEST
     assert results["digest"] == attack_suite.digest(ZOO / name / "1")
 
-    exported = export.load(ZOO / name)
+    exported = load_classifier(ZOO / name)
     test = images[recipe.dataset]
     answers = exported.certify(test.pixels)
     correct = answers["label"] == test.labels

@@ -56,7 +56,7 @@ def test_saved_models_are_loaded_in_one_place_that_looks_at_checksums():
         if isinstance(node, ast.Attribute)
         and ast.unparse(node).endswith("saved_model.load")
     }
-    assert loaded == {"stable_node_tf/saved_model/export.py"}
+    assert loaded == {"stable_node_tf/saved_model/loading.py"}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("stable_node_tf", "trainers")
 TREE = (
     *PACKAGES,
-    *("benchmarks", "docs", "examples", "serving", "tests", "tools"),
+    *("benchmarks", "docs", "examples", "tests", "tools"),
     *(".bazelignore", ".bazelrc", "BUILD", "MODULE.bazel", "WORKSPACE"),
     *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile"),
     *("README.md", "mkdocs.yml", "pyproject.toml", "setup.py"),

@@ -13,7 +13,7 @@ from stable_node_tf.certification.certifier import (
     certified_accuracy,
     certified_radii,
 )
-from stable_node_tf.saved_model.export import export, load
+from stable_node_tf.saved_model import load_classifier, save_classifier
 
 SHAPE = (2, 2, 1)
 
@@ -406,7 +406,7 @@ def test_exports_of_linear_models(name, tmp_path):
     keras.utils.set_random_seed(1)
     model, x = LINEAR[name](), images()
     with warning_of_a_certificate(expected=False):
-        exported = load(export(model, tmp_path))
+        exported = load_classifier(save_classifier(model, tmp_path))
     logits, classes, distances = exact(*as_affine(model), x)
     answers = exported.certify(x)
     powers = np.exp(logits)
@@ -439,14 +439,14 @@ def test_the_export_names_whom_it_refuses(name, tmp_path):
     _, _, culprit = OTHERS[name]
     for model in made_and_loaded(name, tmp_path):
         with pytest.raises(ValueError, match=culprit):
-            export(model, tmp_path / "exported")
+            save_classifier(model, tmp_path / "exported")
 
 
 @pytest.mark.parametrize("name", [n for n in OTHERS if not OTHERS[n][2]])
 def test_the_export_takes_other_models_without_a_certificate(name, tmp_path):
     model, x = OTHERS[name][0](), 3 * images()
     with warning_of_a_certificate(expected=True):
-        exported = load(export(model, tmp_path))
+        exported = load_classifier(save_classifier(model, tmp_path))
     np.testing.assert_allclose(exported(x), model(x), rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="signature certify"):
         exported.certify(x)

@@ -57,10 +57,10 @@ def plot_attacks(record: Mapping[str, Any], path: str | Path) -> None:
         lines = {}
         for name, attack in record["attacks"].items():
             if attack["norm"] == norm:
-                colour, marker = _ATTACK_STYLES[name]
+                color, marker = _ATTACK_STYLES[name]
                 [line] = axes.plot(
                     *_curve(attack),
-                    color=colour,
+                    color=color,
                     marker=marker,
                     markersize=4,
                     linewidth=1.5,
@@ -84,7 +84,7 @@ def plot_attacks(record: Mapping[str, Any], path: str | Path) -> None:
 def plot_models(
     records: Mapping[str, Mapping[str, Any]], path: str | Path
 ) -> None:
-    """Draws accuracy under FGSM and PGD, a colour for each model, as a PNG.
+    """Draws accuracy under FGSM and PGD, a color for each model, as a PNG.
 
     Args:
         records: of `trainers.attack_suite`, by the names of the models; of the
@@ -151,17 +151,17 @@ def plot_margins(
     # One edge of a bin is zero, which separates right from wrong.
     edges = width * np.arange(np.floor(left / width), right / width + 1)
     lines = {}
-    for (name, values), colour in zip(
+    for (name, values), color in zip(
         margins.items(), _SEQUENCE[-len(margins) :], strict=True
     ):
         counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
         shares = counts / len(values)
-        axes.stairs(shares, edges, fill=True, color=colour, alpha=0.15)
+        axes.stairs(shares, edges, fill=True, color=color, alpha=0.15)
         middles = (edges[:-1] + edges[1:]) / 2
         [line] = axes.plot(
             middles,
             shares,
-            color=colour,
+            color=color,
             linewidth=1.8,
             drawstyle="steps-mid",
         )

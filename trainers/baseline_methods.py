@@ -19,7 +19,7 @@ from stable_node_tf.checks import (
 
 
 class InfinityLogNormPenalty(keras.regularizers.Regularizer):
-    """Penalises rows of A whose share in the ∞-logarithmic norm is positive.
+    """Penalizes rows of A whose share in the ∞-logarithmic norm is positive.
 
     The penalty is weight · Σ_i max(0, a_ii + Σ_{j≠i} |a_ij|). It vanishes if
     and only if μ∞(A) <= 0, and then μ∞(DA) <= 0 for every diagonal D >= 0: the
@@ -140,7 +140,7 @@ class PerturbedTraining(keras.Model):
         raise NotImplementedError
 
     def train_step(self, data):
-        """One step of the optimiser on perturbed images."""
+        """One step of the optimizer on perturbed images."""
         images, labels = data
         step = tf.cast(self.optimizer.iterations, tf.int64)
         seed = tf.stack([tf.cast(self._noise_seed, tf.int64), step])

@@ -7,11 +7,12 @@ import keras
 
 from stable_node_tf import SpectralNormConstraint
 from stable_node_tf.checks import check_number
+from trainers import baseline_methods
 from trainers.recipe import Recipe, require
 from trainers.variants import variants
 
 
-def _penalise(model: keras.Model, weight: float, recipe: Recipe) -> None:
+def _penalize(model: keras.Model, weight: float, recipe: Recipe) -> None:
     kernel = model.get_layer("ode").kernel
     kernel.regularizer = baseline_methods.InfinityLogNormPenalty(weight)
 
@@ -43,7 +44,7 @@ def _attack(model: keras.Model, epsilon: float, recipe: Recipe) -> keras.Model:
 
 _METHODS = {
     "none": lambda model, strength, recipe: None,
-    "mu_inf_penalty": _penalise,
+    "mu_inf_penalty": _penalize,
     "shift": _shift,
     "spectral_norm": _bound,
     "gaussian_noise": _add_noise,

@@ -35,7 +35,10 @@ from absl import app, flags, logging
 
 from stable_node_tf import attacks, evaluation
 from stable_node_tf.certification.certifier import certified_accuracy
-from stable_node_tf.saved_model import export
+from stable_node_tf.saved_model import (
+    load_classifier,
+    save_classifier,
+)
 from trainers import (
     attack_suite,
     command_line,
@@ -155,8 +158,8 @@ def compare(
             name, of.model, recipes[name], suite, data.test, directory
         )
         curves = {k: o.curve() for k, o in withstood[name].items()}
-        saved = export.load(
-            export.export(of.model, directory / "saved_models" / name)
+        saved = load_classifier(
+            save_classifier(of.model, directory / "saved_models" / name)
         )
         reloaded = outcomes.attacked(
             "fgsm",

@@ -98,8 +98,8 @@ def plot_accuracy(results: Results, path: str | Path) -> None:
 
 
 def _list_below(axes: Any, head: str, names: Sequence[tuple[str, str]]) -> None:
-    """Writes names in their colours into the upper right corner, if any."""
-    for row, (text, colour) in enumerate([(head, drawing.GREY), *names]):
+    """Writes names in their colors into the upper right corner, if any."""
+    for row, (text, color) in enumerate([(head, drawing.GREY), *names]):
         if names:
             axes.annotate(
                 text,
@@ -109,7 +109,7 @@ def _list_below(axes: Any, head: str, names: Sequence[tuple[str, str]]) -> None:
                 textcoords="offset points",
                 ha="right",
                 va="top",
-                color=colour,
+                color=color,
                 fontsize=10,
             )
 
@@ -181,14 +181,14 @@ def plot_attacked_images(
                 axes = figure.add_subplot(grid[n, block * (width + 1) + i])
                 answer = int(answers[i, n])
                 right = answer == int(label)
-                colour = _RIGHT if right else _WRONG
+                color = _RIGHT if right else _WRONG
                 pixels = images[i, n].reshape(images.shape[2:4])
                 axes.imshow(pixels, cmap="gray", vmin=0, vmax=1)
                 axes.set(xticks=[], yticks=[])
-                axes.spines[:].set(color=colour, linewidth=2)
+                axes.spines[:].set(color=color, linewidth=2)
                 axes.set_xlabel(
                     f"{'✓' if right else '✗'} {word(answer)}",
-                    color=colour,
+                    color=color,
                     fontsize=9 if len(word(answer)) > 1 else 11,
                     labelpad=3,
                 )
@@ -215,10 +215,10 @@ def plot_separation(
     delta_upper: Mapping[str, float],
     dataset: str,
 ) -> None:
-    """Draws how far neighbouring trajectories drift apart as a PNG.
+    """Draws how far neighboring trajectories drift apart as a PNG.
 
     For each model: the median and the maximum over pairs of trajectories, and
-    exp(delta_upper t), which bounds the exact flow and not a discretisation.
+    exp(delta_upper t), which bounds the exact flow and not a discretization.
 
     Args:
         path: for example results/mnist/separation.png.
@@ -238,7 +238,7 @@ def plot_separation(
     figure = drawing.new_figure(8.0, 0.6 + 2.9 * rows)
     panels = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
     figure.suptitle(
-        f"{dataset_title(dataset)}: distance of neighbouring "
+        f"{dataset_title(dataset)}: distance of neighboring "
         "trajectories (1 at the start)",
         x=0.01,
         ha="left",

@@ -84,7 +84,7 @@ def fit(
         of its replicas in turn.
       initial_epoch: the first epoch.
       epochs: the epoch to stop before.
-      steps_per_epoch: optimiser steps an epoch.
+      steps_per_epoch: optimizer steps an epoch.
       validation_data: images and labels to report on after every epoch; every
         worker goes through all of them.
       callbacks: called on every worker.

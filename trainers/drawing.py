@@ -12,7 +12,7 @@ import numpy as np
 
 from trainers.report import atomic
 
-# Okabe and Ito's palette, told apart under every common colour blindness.
+# Okabe and Ito's palette, told apart under every common color blindness.
 _COLOURS = {
     "ordinary": "#D55E00",
     "stable_ode": "#CC79A7",
@@ -29,7 +29,7 @@ _MARKERS = {
     "fgsm_training": "^",
     "stable_network_fgsm": "v",
 }
-# A is free in these: told from the others without colours too.
+# A is free in these: told from the others without colors too.
 _DASHED = ("ordinary", "bounded_ends")
 _DASHES = (0, (3, 1.2))
 # Labels keep so many pixels from the frame.
@@ -137,9 +137,9 @@ def label_lines(figure: Any, axes: Any, lines: Mapping[str, Any]) -> None:
         best, most = label.get_window_extent(), -np.inf
         for anchor in paths[line][:: max(1, len(paths[line]) // 150)]:
             for side in (1, 1), (1, -1), (-1, -1), (-1, 1), (0, 1), (0, -1):
-                centre = anchor + np.multiply(side, size / 2 + 5)
+                center = anchor + np.multiply(side, size / 2 + 5)
                 box = Bbox.from_extents(
-                    *(centre - size / 2), *(centre + size / 2)
+                    *(center - size / 2), *(center + size / 2)
                 )
                 room = min(_gap(box, others), 40)
                 room += 20 * min(_gap(box, paths[line]), 4)

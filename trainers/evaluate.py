@@ -33,8 +33,13 @@ from stable_node_tf.certification.certifier import (
     CertifiedCurve,
     certified_accuracy,
 )
-from stable_node_tf.models.ode_classifier import with_finer_solver
-from stable_node_tf.saved_model import export
+from stable_node_tf.evaluation import sanity_checks
+from stable_node_tf.models import with_finer_solver
+from stable_node_tf.saved_model import (
+    ExportedModel,
+    load_classifier,
+    save_classifier,
+)
 from trainers import (
     attack_pictures,
     attack_report,
@@ -52,15 +57,17 @@ from trainers.measurement import (
 )
 
 _NUM_CLASSES = 10
-_GREY = 0.5  # a budget that turns every image into the same one
+_GRAY = 0.5  # a budget that turns every image into the same one
 _FEW = 1000
 _SHOWN_EPSILONS = (0.05, 0.1)
 
 _MODEL = flags.DEFINE_string(
     "model", None, "A .keras file or the directory of a SavedModel."
 )
-_TWIN = flags.DEFINE_string(
-    "keras_model", None, "The .keras file of the model that --model is an export of."
+_KERAS_MODEL = flags.DEFINE_string(
+    "keras_model",
+    None,
+    "The .keras file of the model that --model is an export of.",
 )
 _DATASET = flags.DEFINE_enum(
     "dataset", "mnist", datasets.NAMES, "Test images.", allow_override=True
@@ -155,9 +162,7 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
     path = output / "evaluation.json" if output else None
     record = attack_suite.open_record(
         path,
-        model.path
-        if isinstance(model, export.ExportedModel)
-        else Path(_MODEL.value),
+        model.path if isinstance(model, ExportedModel) else Path(_MODEL.value),
         _DATASET.value,
         test,
     )
@@ -180,7 +185,9 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
     for line in attack_report.check_lines(record):
         rich.print(line)
     if memory is None:
-        print("Not checked for want of the .keras file (--keras_model): gradients")
+        print(
+            "Not checked for want of the .keras file (--keras_model): gradients"
+        )
         print("of the exported model, a finer solver, certified accuracy.")
     if output is not None:
         report.write_json(record, path)
@@ -212,9 +219,11 @@ def _in_memory(model: Any) -> keras.Model | None:
     if isinstance(model, keras.Model):
         return model
     path = (
-        Path(_TWIN.value) if _TWIN.value else model.path.parent / "model.keras"
+        Path(_KERAS_MODEL.value)
+        if _KERAS_MODEL.value
+        else model.path.parent / "model.keras"
     )
-    if _TWIN.value or path.is_file():
+    if _KERAS_MODEL.value or path.is_file():
         return load_keras(path)
     return None
 
@@ -235,12 +244,14 @@ def _checks(
             sanity_checks.pgd_at_least_as_strong(curves["pgd"], curves["fgsm"])
         )
     if "square" in curves and in_box:
-        checks.append(sanity_checks.square_never_strongest(curves["square"], in_box))
-    grey = suite.settings("pgd") | {"epsilons": [_GREY]}
+        checks.append(
+            sanity_checks.square_never_strongest(curves["square"], in_box)
+        )
+    gray = suite.settings("pgd") | {"epsilons": [_GRAY]}
     few = images[:_FEW], labels[:_FEW]
     checks.append(
         sanity_checks.falls_to_chance(
-            attack_suite.attack_curve("pgd", model, *few, grey, "PGD, grey"),
+            attack_suite.attack_curve("pgd", model, *few, gray, "PGD, gray"),
             _NUM_CLASSES,
         )
     )
@@ -254,7 +265,9 @@ def _checks(
             )
         )
     if memory is not None:
-        checks.append(sanity_checks.same_gradient(memory, _exported(model), *few))
+        checks.append(
+            sanity_checks.same_gradient(memory, _exported(model), *few)
+        )
     finer = _finer(memory)
     if finer is not None:
         fgsm = suite.settings("fgsm")
@@ -313,12 +326,12 @@ def _draw_margins(
     attack_pictures.plot_margins(path, margins, _DATASET.value)
 
 
-def _exported(model: Any) -> export.ExportedModel:
-    if isinstance(model, export.ExportedModel):
+def _exported(model: Any) -> ExportedModel:
+    if isinstance(model, ExportedModel):
         return model
     with tempfile.TemporaryDirectory() as directory:
-        export.export(model, directory)
-        return export.load(directory)
+        save_classifier(model, directory)
+        return load_classifier(directory)
 
 
 def run() -> None:

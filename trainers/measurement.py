@@ -10,9 +10,12 @@ from typing import Any
 
 import keras
 
+import stable_node_tf
 from stable_node_tf import evaluation
 from stable_node_tf.certification.certifier import CertifiedCurve
-from stable_node_tf.saved_model import export
+from stable_node_tf.saved_model import (
+    load_classifier,
+)
 
 EPSILONS = (
     *(0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1),
@@ -28,7 +31,9 @@ def load_model(path: str | Path) -> Callable[[Any], Any]:
       ValueError: if what is there cannot be read as a model.
     """
     path = Path(path)
-    return load_keras(path) if path.suffix == ".keras" else export.load(path)
+    return (
+        load_keras(path) if path.suffix == ".keras" else load_classifier(path)
+    )
 
 
 def load_keras(path: str | Path) -> keras.Model:
@@ -88,6 +93,6 @@ def environment() -> dict[str, Any]:
 def package_digest() -> str:
     """Sixteen hexadecimal digits that name what the package's modules say."""
     total = hashlib.sha256()
-    for file in sorted(Path(export.__file__).parent.rglob("*.py")):
+    for file in sorted(Path(stable_node_tf.__file__).parent.rglob("*.py")):
         total.update(file.read_bytes())
     return total.hexdigest()[:16]

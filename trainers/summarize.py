@@ -177,8 +177,9 @@ def _read(path: Path) -> dict[str, Any]:
         content
     ):
         raise ValueError(
-            f"{path} must be a results.json of trainers.compare or .baselines, or "
-            "an evaluation.json of trainers.evaluate. Received: something else"
+            f"{path} must be a results.json of trainers.compare or "
+            ".baselines, or an evaluation.json of trainers.evaluate. "
+            "Received: something else"
         )
     return content
 

@@ -16,7 +16,9 @@ import tensorflow as tf
 
 from stable_node_tf.callbacks import StabilityMonitor
 from stable_node_tf.operation_errors import reason
-from stable_node_tf.saved_model import export
+from stable_node_tf.saved_model import (
+    save_classifier,
+)
 from trainers import distribution, report
 from trainers.certified_recipe import CertifiedRecipe
 from trainers.data.datasets import Split
@@ -29,7 +31,7 @@ class Trained(NamedTuple):
     Attributes:
       model: the Keras model, weights after the last epoch.
       seconds: time spent training, all sessions of a resumed run together.
-      steps: number of optimiser steps.
+      steps: number of optimizer steps.
     """
 
     model: keras.Model
@@ -184,13 +186,13 @@ def save(model: keras.Model, directory: Path) -> Path:
       The version directory of the SavedModel.
 
     Raises:
-      ValueError, NotADirectoryError: as `stable_node_tf.saved_model.export.export`.
+      ValueError, NotADirectoryError: as `stable_node_tf.save_classifier`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     unfinished = directory / ".model.tmp.keras"
     model.save(unfinished)
     unfinished.replace(directory / "model.keras")
-    return export.export(model, directory)
+    return save_classifier(model, directory)
 
 
 def _check_strategy(
@@ -291,7 +293,7 @@ class _FiniteLoss(keras.callbacks.Callback):
 
 
 class _Checkpoints(keras.callbacks.Callback):
-    """Saves weights, optimiser, epoch and time; all of it or nothing."""
+    """Saves weights, optimizer, epoch and time; all of it or nothing."""
 
     def __init__(self, model, optimizer, folder: Path, writes: bool):
         super().__init__()

@@ -27,7 +27,12 @@ from absl import app, flags, logging
 
 from stable_node_tf import StableODELayer
 from stable_node_tf.certification.certifier import certified_accuracy
-from stable_node_tf.saved_model import export
+from stable_node_tf.evaluation import sanity_checks
+from stable_node_tf.saved_model import (
+    ExportedModel,
+    load_classifier,
+    save_classifier,
+)
 from stable_node_tf.stability.lipschitz import (
     network_lipschitz,
     spectral_norm_bound,
@@ -223,7 +228,7 @@ def _exported(
     recipe: Recipe | CertifiedRecipe,
     train: datasets.Split,
     work: Path,
-) -> export.ExportedModel:
+) -> ExportedModel:
     """The export of a model, which stays while what it was made from does."""
     marker = work / "exported.json"
     made_from: Any = {
@@ -236,9 +241,9 @@ def _exported(
     except (OSError, ValueError):
         there = False
     if not there:
-        export.export(model, work)
+        save_classifier(model, work)
         report.write_json(made_from, marker)
-    return export.load(work / "1")
+    return load_classifier(work / "1")
 
 
 def _is_current(directory: Path, recipe: Recipe | CertifiedRecipe) -> bool:

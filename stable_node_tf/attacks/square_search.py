@@ -86,7 +86,7 @@ def square(
             logits, or a logit is not finite.
 
     Example:
-        >>> def model(x):  # is the upper left corner brighter than grey?
+        >>> def model(x):  # is the upper left corner brighter than gray?
         ...     corner = x[:, 0, 0, :] - 0.5
         ...     return tf.concat([-corner, corner], axis=1)
         >>> images = np.full([1, 4, 4, 1], 0.7)

@@ -1,1 +1,17 @@
-"""What is proven about whole classifiers."""
+"""What is proven about whole classifiers: radii and accuracy in the 2-norm."""
+
+from stable_node_tf.certification.certifier import (
+    CertifiedCurve,
+    Certifier,
+    certified_accuracy,
+    certified_radii,
+    certifier,
+)
+
+__all__ = [
+    "CertifiedCurve",
+    "Certifier",
+    "certified_accuracy",
+    "certified_radii",
+    "certifier",
+]

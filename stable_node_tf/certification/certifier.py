@@ -143,7 +143,7 @@ def certifier(model: keras.Model) -> Certifier:
         layer after the other, out of `Flatten`, `Reshape`, `Dropout`, `Dense`
         without activation, `StableODELayer`, `DeepODELayer`,
         `PiecewiseODELayer` and models of such layers, a `Dense` layer at the
-        end; none of them quantised, of a subclass, with a replaced method or
+        end; none of them quantized, of a subclass, with a replaced method or
         called with `training=True`.
 
     Raises:
@@ -388,7 +388,7 @@ def _check_known(layer: keras.layers.Layer) -> None:
             "No Lipschitz constant is known for layer "
             f"{layer.name!r} of type {type(layer).__name__}"
             f"{_with_activation(layer)}. Expected: "
-            "Dense without activation or quantisation, or a neural ODE of this "
+            "Dense without activation or quantization, or a neural ODE of this "
             "package"
         )
     _refuse_replaced(layer, f"layer {layer.name!r}")

@@ -1,11 +1,4 @@
-"""Keras constraints: worst-case logarithmic norm and spectral norm budgets.
-
-Keras applies a constraint after every optimiser step, inside the compiled train
-step, and only there: not at initialisation, not in `set_weights`, not when a
-file is loaded or an optimiser with `use_ema=True` ends `fit` by storing its
-average. `StableODELayer` therefore starts from a feasible matrix, export checks
-again, and the callback `StabilityMonitor` applies the constraints to averages.
-"""
+"""Keras constraint: a budget of the worst-case logarithmic norm."""
 
 import math
 from typing import Any
@@ -17,27 +10,20 @@ from stable_node_tf.checks import (
     check_alpha,
     check_not_negative,
     check_number,
-    check_positive,
 )
+from stable_node_tf.constraints.kernels import AVERAGE_MARGIN, check_kernel
 from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.stability.certificate_search import (
     LARGEST_ALPHA,
-    minimise_certificate,
+    minimize_certificate,
 )
 from stable_node_tf.stability.clipping.log_norm import (
     certificate_range,
     clip_log_norm,
     smallest_certificate,
 )
-from stable_node_tf.stability.clipping.singular_values import (
-    clip_singular_values,
-    smallest_limit,
-)
 from stable_node_tf.stability.shared_traces import call_traced
 
-# How far averages move inside. To swap variables by sums and differences, as
-# `keras.callbacks.SwapEMAWeights` does, rounds them.
-AVERAGE_MARGIN = 1e-5
 _LARGEST_NORM = 1e140
 
 
@@ -60,7 +46,7 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
       alpha: smallest slope of the activation, in (0, 1].
       step: 0 for the flow; the step size h of explicit Euler to bound δ_h in
         the place of δ (see `euler_log_norm`), after which exp(δ̄T) bounds the
-        discretised block as well, because (1 + 2hδ̄)^(N/2) <= exp(δ̄T).
+        discretized block as well, because (1 + 2hδ̄)^(N/2) <= exp(δ̄T).
 
     Raises:
       TypeError: if an argument is not a real number.
@@ -117,7 +103,7 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
         """
         matrix = tf.convert_to_tensor(w)
         square = matrix.shape.rank == 2 and matrix.shape[0] == matrix.shape[1]
-        _check_kernel("LogNormConstraint", "square", square, matrix)
+        check_kernel("LogNormConstraint", "square", square, matrix)
         if self._certificate is None:
             certificate = self._cold_certificate(matrix)
         else:
@@ -151,7 +137,7 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
         ones = tf.ones_like(shape[:1])
         certificate = ones
         if self.alpha < 1.0:
-            certificate = minimise_certificate(
+            certificate = minimize_certificate(
                 shape[None],
                 ones,
                 min(self.alpha, LARGEST_ALPHA) * ones,
@@ -195,88 +181,3 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
             "alpha": self.alpha,
             "step": self.step,
         }
-
-
-@keras.saving.register_keras_serializable(package="stable_node_tf")
-class SpectralNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
-    """Keeps the spectral norm of a kernel below a budget.
-
-    Clips singular values, that is, returns the nearest kernel in the Frobenius
-    norm with spectral norm at most `max_norm`. A bound on A alone lets training
-    move the gain into the layers around it; budgets on those close that door.
-
-    It is a constraint of matrices, the kernels of `Dense` and `Embedding` for
-    example, and vectors. The norm of a convolution is not that of its kernel,
-    reshaped in whatever way: kernels with more dimensions are refused.
-
-    Args:
-      max_norm: positive and finite.
-
-    Raises:
-      TypeError: if `max_norm` is not a real number.
-      ValueError: if it is not finite and positive.
-
-    >>> kernel = SpectralNormConstraint(1.0)(tf.constant([[3.0, 0.0]]))
-    >>> bool(0.999 < kernel[0, 0] <= 1.0)
-    True
-    """
-
-    def __init__(self, max_norm: float) -> None:
-        self.max_norm = check_positive(max_norm, "max_norm")
-
-    def __call__(self, w):
-        """Returns the clipped kernel, of the shape and dtype of `w`.
-
-        One that holds NaN or infinity is returned as it is.
-
-        Raises:
-          ValueError: if `w` has no dimension or more than two, is not float32
-            or float64, or `max_norm` is too small for its dtype.
-        """
-        kernel = tf.convert_to_tensor(w)
-        if (kernel.shape.rank or 0) > 2:
-            raise ValueError(
-                "The kernel of a `SpectralNormConstraint` must be a matrix or "
-                "a vector: the norm of a convolution is not that of its "
-                f"reshaped kernel. Received: shape {kernel.shape}"
-            )
-        proper = bool(kernel.shape.rank)
-        _check_kernel("SpectralNormConstraint", "not scalar", proper, kernel)
-        least = smallest_limit(kernel.dtype)
-        if self.max_norm < least:
-            raise ValueError(
-                f"`max_norm` must be at least {least:.3g} for kernels of "
-                f"{kernel.dtype.name}. Received: max_norm={self.max_norm}"
-            )
-        limit = min(self.max_norm, kernel.dtype.max)
-        matrix = tf.reshape(kernel, [-1, kernel.shape[-1]])
-        wide = matrix.shape[0] < matrix.shape[1]
-        if wide:
-            matrix = tf.transpose(matrix)
-        clipped = clip_singular_values(matrix, limit).matrix
-        if wide:
-            clipped = tf.transpose(clipped)
-        return tf.reshape(clipped, kernel.shape)
-
-    def constrain_average(self, average, average_of) -> None:
-        """Moves an average of kernels inside, by a little more than rounding.
-
-        Args:
-          average: variable, of the shape and dtype of the kernel.
-          average_of: not used; see `ProductLogNormConstraint`.
-        """
-        del average_of
-        kernel = self(average)
-        average.assign(kernel * (1.0 - AVERAGE_MARGIN))
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments."""
-        return {"max_norm": self.max_norm}
-
-
-def _check_kernel(constraint, shape, has_it, kernel):
-    if not has_it or kernel.dtype not in (tf.float32, tf.float64):
-        raise ValueError(
-            f"The kernel of a `{constraint}` must be {shape}, and float32 or "
-            f"float64. Received: {kernel.dtype.name} of shape {kernel.shape}"
-        )

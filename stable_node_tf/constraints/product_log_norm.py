@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from stable_node_tf.checks import check_alpha, check_number
-from stable_node_tf.constraints.log_norm import AVERAGE_MARGIN
+from stable_node_tf.constraints.kernels import AVERAGE_MARGIN
 from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.stability.clipping.product_scaling import scale_into_bound
 from stable_node_tf.stability.shared_traces import call_traced
@@ -16,7 +16,7 @@ from stable_node_tf.stability.shared_traces import call_traced
 class ProductLogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
     """Keeps max μ2(D_k A_k ⋯ D_1 A_1), alpha <= entries of D_i <= 1, small.
 
-    A constraint of the last kernel A_k: Keras applies it after the optimiser
+    A constraint of the last kernel A_k: Keras applies it after the optimizer
     has moved all of them. Called, it multiplies A_1, ..., A_k by one factor,
     the largest one that its certificate allows (see `scale_into_bound`); A_1 to
     A_(k-1) are assigned, A_k is returned. That ends inside the bound, always,

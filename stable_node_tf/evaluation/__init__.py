@@ -1,1 +1,17 @@
-"""Accuracy under attack, and checks that the attacks are sane."""
+"""Accuracy under attack, and checks of whether the figures can be believed."""
+
+from stable_node_tf.evaluation.accuracy import (
+    AccuracyCurve,
+    accuracy_curve,
+    fgsm_accuracy,
+    margins,
+    separation,
+)
+
+__all__ = [
+    "AccuracyCurve",
+    "accuracy_curve",
+    "fgsm_accuracy",
+    "margins",
+    "separation",
+]

@@ -1,4 +1,4 @@
-"""Accuracy under attack, and how far neighbouring trajectories drift apart."""
+"""Accuracy under attack, and how far neighboring trajectories drift apart."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -182,7 +182,7 @@ def separation(
     perturbation: Any,
     times: Any,
 ) -> np.ndarray:
-    """Computes how far neighbouring trajectories drift apart.
+    """Computes how far neighboring trajectories drift apart.
 
     With u the trajectory from `state` and v the one from
     `state + perturbation`, the ratio
@@ -190,7 +190,7 @@ def separation(
         ||u(t) - v(t)||_2 / ||u(0) - v(0)||_2
 
     is at most exp(delta t) for the exact flow of u' = sigma(A u + b), where
-    delta is the worst-case logarithmic norm of A. A discretised flow obeys
+    delta is the worst-case logarithmic norm of A. A discretized flow obeys
     its own bound. Both trajectories are solved in one batch, so that an
     adaptive solver takes the same steps for both.
 

@@ -123,7 +123,7 @@ def falls_to_chance(curve: AccuracyCurve, num_classes: int) -> Check:
     """Checks that the largest budget leaves no more accuracy than guessing.
 
     In the l-infinity norm half of the pixel range is enough to turn every
-    image into the same grey, so that accuracy under an attack that works is
+    image into the same gray, so that accuracy under an attack that works is
     at most chance.
 
     Args:
@@ -248,14 +248,14 @@ def finer_solver_agrees(
     finer: Mapping[str, AccuracyCurve],
     limit_points: float = 0.3,
 ) -> Check:
-    """Checks that no figure depends on the discretisation of the ODE.
+    """Checks that no figure depends on the discretization of the ODE.
 
     A network on a coarse fixed grid may well fail: then its figures are those
-    of the discretised network and not of the differential equation.
+    of the discretized network and not of the differential equation.
 
     Args:
         curves: accuracies under attack, by the name of the attack.
-        finer: the same of `stable_node_tf.models.ode_classifier.with_finer_solver`.
+        finer: the same of `stable_node_tf.models.with_finer_solver`.
         limit_points: largest difference of two accuracies, in percentage
             points, the clean ones included.
 

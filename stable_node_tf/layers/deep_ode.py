@@ -46,8 +46,8 @@ class DeepODELayer(ODELayer, settings=("kernels", "biases")):
       damping: c >= 0.
       terminal_time: T, positive.
       solver: see `StableODELayer`.
-      kernel_initializer: Keras initialiser of the A_i, before they are scaled.
-      bias_initializer: Keras initialiser of the b_i.
+      kernel_initializer: Keras initializer of the A_i, before they are scaled.
+      bias_initializer: Keras initializer of the b_i.
       **kwargs: of `keras.layers.Layer`, `name` and `dtype` for example.
 
     All of them are read-only afterwards, see `StableODELayer`.
@@ -228,7 +228,7 @@ class DeepODELayer(ODELayer, settings=("kernels", "biases")):
                 f"The kernels of layer {self.name!r} must satisfy "
                 f"δ <= delta_bar={self.delta_bar}. Received: kernels with δ in "
                 f"[{lower - self.damping}, {upper - self.damping}]. "
-                "Constraints act in optimiser steps only; after setting "
+                "Constraints act in optimizer steps only; after setting "
                 "weights by hand, call `last = layer.kernels[-1]; "
                 "last.assign(last.constraint(last))`."
             )
@@ -249,7 +249,7 @@ class DeepODELayer(ODELayer, settings=("kernels", "biases")):
         )
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments, serialised."""
+        """Returns the constructor arguments, serialized."""
         return {
             **super().get_config(),
             "widths": list(self.widths),
@@ -258,7 +258,7 @@ class DeepODELayer(ODELayer, settings=("kernels", "biases")):
 
 
 class _ScaledStart:
-    """Initialisers of the A_i and of θ: what was drawn, scaled if need be.
+    """Initializers of the A_i and of θ: what was drawn, scaled if need be.
 
     Callables, because Keras may defer them until the variables exist.
     """
@@ -310,7 +310,7 @@ def _scaled(kernels, constraint):
 
 
 def _reseeded(initializer, index):
-    """The initialiser of the i-th kernel: equal seeds draw equal kernels."""
+    """The initializer of the i-th kernel: equal seeds draw equal kernels."""
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer
     config = initializer.get_config()

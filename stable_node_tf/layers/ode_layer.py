@@ -180,7 +180,7 @@ class ODELayer(
     def stability(self, **kwargs) -> StabilityReport:
         """Bounds δ from below and above and says what follows from it.
 
-        The Lipschitz bound is one of the discretised block where
+        The Lipschitz bound is one of the discretized block where
         `lipschitz_bound` has one, and one of the exact flow elsewhere; it says
         which. float32 rounding of the forward pass is in neither.
 
@@ -212,7 +212,7 @@ class ODELayer(
         return check_real(inputs, self.input_spec.axes[-1])
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments, serialised."""
+        """Returns the constructor arguments, serialized."""
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),

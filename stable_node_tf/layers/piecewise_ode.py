@@ -41,7 +41,7 @@ class PiecewiseODELayer(CertifiedLayer, settings=("pieces", "terminal_time")):
     Args:
       layer: a layer of one equation on the whole of [0, T], not built; the
         pieces are made from its configuration. Its solver solves each piece:
-        a fixed grid takes all of its steps in every one. An initialiser with a
+        a fixed grid takes all of its steps in every one. An initializer with a
         seed draws the same weights for all of them.
       num_pieces: n, at least 1.
       **kwargs: of `keras.layers.Layer`; the dtype is that of `layer` if none
@@ -217,7 +217,7 @@ class PiecewiseODELayer(CertifiedLayer, settings=("pieces", "terminal_time")):
             piece.assert_constraints()
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments, serialised."""
+        """Returns the constructor arguments, serialized."""
         return {
             **super().get_config(),
             "layer": copy.deepcopy(self._description),

@@ -111,7 +111,7 @@ def field_lipschitz(
     midpoint = type(solver) is solvers.ImplicitMidpoint
     if not midpoint and not _is_explicit(solver):
         flow = flow_lipschitz(delta, terminal_time)
-        return LipschitzBound(flow, "exact flow (not its discretisation)", None)
+        return LipschitzBound(flow, "exact flow (not its discretization)", None)
     steps = solver.num_steps
     size = terminal_time / steps
     name = f"{type(solver).__name__} with {counted(steps, 'step')}"

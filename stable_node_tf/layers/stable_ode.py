@@ -47,8 +47,8 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
       terminal_time: T, positive.
       solver: a name of `stable_node_tf.solvers.get` ("euler", "rk4",
         "dormand_prince" ...), a `tfp.math.ode.Solver`, or its config.
-      kernel_initializer: Keras initialiser of A, before it is made feasible.
-      bias_initializer: Keras initialiser of b.
+      kernel_initializer: Keras initializer of A, before it is made feasible.
+      bias_initializer: Keras initializer of b.
       discrete: whether δ̄ bounds δ_h >= δ, h being the step of explicit Euler,
         see `euler_log_norm`. exp(δ̄T) then bounds the block as it runs too.
       **kwargs: of `keras.layers.Layer`, `name` and `dtype` for example.
@@ -216,7 +216,7 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
     def assert_constraints(self) -> None:
         """Raises unless δ(A) <= δ̄ is proven for A as it is now.
 
-        Keras applies constraints after optimiser steps only; weights that were
+        Keras applies constraints after optimizer steps only; weights that were
         set or loaded by hand may violate them. Does nothing without δ̄.
 
         Raises:
@@ -237,7 +237,7 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
                 f"The kernel of layer {self.name!r} must satisfy "
                 f"δ <= delta_bar={self.delta_bar}. Received: a kernel with δ "
                 f"in [{lower}, {upper}]. Constraints act in "
-                "optimiser steps only; after setting weights by hand, call "
+                "optimizer steps only; after setting weights by hand, call "
                 "`layer.kernel.assign(layer.kernel.constraint(layer.kernel))`."
             )
 
@@ -259,12 +259,12 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
         return certified_log_norm(kernel, self.alpha, certificate, step)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments, serialised."""
+        """Returns the constructor arguments, serialized."""
         return {**super().get_config(), "discrete": self.discrete}
 
 
 class _FeasibleStart:
-    """Initialisers of A and T: what was drawn, moved just inside the bound.
+    """Initializers of A and T: what was drawn, moved just inside the bound.
 
     Callables, because Keras may defer them until the variables exist.
     """

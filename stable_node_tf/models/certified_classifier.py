@@ -3,7 +3,7 @@
 import keras
 
 from stable_node_tf.activations import SmoothLeakyReLU
-from stable_node_tf.constraints.log_norm import SpectralNormConstraint
+from stable_node_tf.constraints.spectral_norm import SpectralNormConstraint
 from stable_node_tf.initializers import SkewSymmetric
 from stable_node_tf.layers.stable_ode import StableODELayer
 from stable_node_tf.solvers import Euler
@@ -34,7 +34,7 @@ def certified_classifier(
     space. A step of Euler does so with A near -2/h: from slope 1 + hα·(-2/h),
     nearly 1, to slope -1. A is started at -damping · I plus a small
     skew-symmetric matrix. With h|A| near 2 the steps are layers of a residual
-    network and not a discretisation that a finer grid would agree with: what is
+    network and not a discretization that a finer grid would agree with: what is
     certified is the network that runs. With `num_steps` large and
     h · damping < 1 the network is close to the flow, and less expressive.
 

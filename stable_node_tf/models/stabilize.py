@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from stable_node_tf.checks import check_number
-from stable_node_tf.constraints.log_norm import SpectralNormConstraint
+from stable_node_tf.constraints.spectral_norm import SpectralNormConstraint
 from stable_node_tf.layers.ode_layer import ODELayer
 from stable_node_tf.models.uncompiled_clone import uncompiled_clone
 from stable_node_tf.stability.lipschitz import spectral_norm_bound
@@ -98,7 +98,7 @@ def stabilize(
     With delta_bar=None the new model is free, and has the weights of the given
     one: the way to bring weights from a constrained model to a free one.
 
-    The new model is not compiled, and the state of an optimiser is not brought
+    The new model is not compiled, and the state of an optimizer is not brought
     over, nor are states of random generators. Other layers have not seen the
     new flow: some epochs of training help.
 

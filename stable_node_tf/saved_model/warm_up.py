@@ -1,6 +1,6 @@
 """Warm-up requests, which TensorFlow Serving replays before it serves.
 
-TensorFlow optimises a graph when it first runs; a server that has run every
+TensorFlow optimizes a graph when it first runs; a server that has run every
 signature once does not keep its first client waiting.
 """
 

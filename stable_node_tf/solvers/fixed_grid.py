@@ -101,7 +101,7 @@ class FixedGrid(
     ) -> Any:
         """Solves u' = ode_fn(t, u, **constants), u(initial_time) given.
 
-        Each interval between neighbouring solution times (the first one from
+        Each interval between neighboring solution times (the first one from
         `initial_time`) is cut into `num_steps` equal steps. Gradients are
         those of the grid, with respect to the state, to `constants`, to the
         times and to whatever `ode_fn` closes over.

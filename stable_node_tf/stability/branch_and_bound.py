@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stable_node_tf.stability.certificate_bound import bound_above
-from stable_node_tf.stability.certificate_search import minimise_certificate
+from stable_node_tf.stability.certificate_search import minimize_certificate
 
 _BATCH = 256
 _EIGENVECTORS = 3
@@ -86,7 +86,7 @@ def close_gap(
     while len(nodes.bound):
         order = np.argsort(-nodes.bound)
         batch, waiting = nodes.take(order[:_BATCH]), nodes.take(order[_BATCH:])
-        t = minimise_certificate(
+        t = minimize_certificate(
             np.broadcast_to(matrix, (len(batch.bound), size, size)),
             batch.certificate,
             batch.lower_slope,

@@ -22,7 +22,7 @@ def bound_above(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numbers proven to be at least λmax(M(t)), rounding errors included.
 
-    The eigenvalues are verified by a Cholesky factorisation, see
+    The eigenvalues are verified by a Cholesky factorization, see
     `largest_eigenvalue_above`; the error of forming M(t) is added.
 
     Args:

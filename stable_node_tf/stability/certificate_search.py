@@ -1,4 +1,4 @@
-"""The best certificate: minimises an upper bound of δ over T = diag(t)."""
+"""The best certificate: minimizes an upper bound of δ over T = diag(t)."""
 
 import numpy as np
 import tensorflow as tf
@@ -65,10 +65,10 @@ def certificate_matrix(matrix, certificate, lower_slope, upper_slope, step=0.0):
     input_signature=[_MATRICES, *[_VECTORS] * 3, _SCALAR, _SCALAR],
     autograph=False,
 )
-def minimise_certificate(
+def minimize_certificate(
     matrix, start, lower_slope, upper_slope, tolerance, step=0.0
 ):
-    """Minimises λmax(M(t)) over t > 0, for a batch of matrices at once.
+    """Minimizes λmax(M(t)) over t > 0, for a batch of matrices at once.
 
     Newton's method on the logarithmic barrier of the equivalent linear matrix
     inequality in (s, t),
@@ -80,7 +80,7 @@ def minimise_certificate(
     Schur complement is sI - M(t). The barrier is self-concordant, so steps
     damped by 1 / (1 + decrement) stay feasible without a line search; its
     Hessian is made of entry-wise squares of d×d matrices, so that a step costs
-    a few matrix products and one solve. At a centred point the distance to the
+    a few matrix products and one solve. At a centered point the distance to the
     minimum is at most 2dμ (Nesterov and Nemirovskii, 1994).
 
     Args:
@@ -166,12 +166,12 @@ def minimise_certificate(
     def body(steps, bound, t, mu, done):
         new_bound, new_t, decrement = newton(bound, t, mu)
         last = mu <= tolerance * scale / degree
-        centred = decrement < tf.where(last, _CENTRED, _NEARLY_CENTRED)
+        centered = decrement < tf.where(last, _CENTRED, _NEARLY_CENTRED)
         keep = done | ~tf.math.is_finite(decrement)
         bound = tf.where(keep, bound, new_bound)
         t = tf.where(keep[:, None], t, new_t)
-        done = keep | (centred & last)
-        return steps + 1, bound, t, tf.where(centred, 0.1 * mu, mu), done
+        done = keep | (centered & last)
+        return steps + 1, bound, t, tf.where(centered, 0.1 * mu, mu), done
 
     tolerance = tf.maximum(tolerance, _SMALLEST_TOLERANCE)
     scale = tf.maximum(step, 1.0)

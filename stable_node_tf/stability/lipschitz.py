@@ -65,7 +65,7 @@ def spectral_norm_bound(matrix: ArrayLike) -> float:
 def flow_lipschitz(delta: float, terminal_time: float) -> float:
     """exp(δT): Lipschitz constant of the exact flow of u' = σ(Au + b).
 
-    Holds for the flow itself, not for a discretisation of it (Dahlquist's
+    Holds for the flow itself, not for a discretization of it (Dahlquist's
     lemma; De Marinis et al., arXiv 2501.10740, §2).
 
     Args:
@@ -94,7 +94,7 @@ def euler_lipschitz(
 
     With h = T/N, |u⁺ - v⁺|² <= (1 + 2hδ + h²|A|₂²) |u - v|² in every step,
     because u⁺ - v⁺ = (I + hDA)(u - v) for some D with slopes in [α, 1], so the
-    constant is (1 + 2hδ + h²|A|₂²)^(N/2). It holds for the discretised block.
+    constant is (1 + 2hδ + h²|A|₂²)^(N/2). It holds for the discretized block.
     `euler_step_lipschitz` with `euler_log_norm` gives a sharper one.
 
     Args:

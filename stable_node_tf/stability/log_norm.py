@@ -19,10 +19,10 @@ from stable_node_tf.stability.certificate_bound import bound_above
 from stable_node_tf.stability.certificate_search import (
     LARGEST_ALPHA,
     certificate_matrix,
-    minimise_certificate,
+    minimize_certificate,
 )
 from stable_node_tf.stability.rounding import relative_rounding
-from stable_node_tf.stability.witness_search import maximise_witness
+from stable_node_tf.stability.witness_search import maximize_witness
 
 # Of h|A|: its square is still a number.
 _LARGEST_STEP = 1e100
@@ -100,8 +100,8 @@ def attained_log_norm(
             f"Received: vector={vector}"
         )
     # Nothing but the small entries of a matrix with very large ones is rounded.
-    matrix, exponent = _normalised(matrix, _TOP)
-    vector, _ = _normalised(vector)
+    matrix, exponent = _normalized(matrix, _TOP)
+    vector, _ = _normalized(vector)
     square = vector @ vector
     value = diagonal @ (vector * (matrix @ vector)) / square
     magnitude = diagonal @ np.abs(vector * (np.abs(matrix) @ np.abs(vector)))
@@ -129,7 +129,7 @@ def certified_log_norm(
     which is what a step of explicit Euler does to distances: they grow by at
     most √(1 + 2hδ_h). δ <= δ_h, and δ_h -> δ as h -> 0.
 
-    The eigenvalue is verified by a Cholesky factorisation (Rump, Verification
+    The eigenvalue is verified by a Cholesky factorization (Rump, Verification
     of positive definiteness, BIT 2006). It is infinite where the certificate is
     so small that its terms overflow.
 
@@ -146,7 +146,7 @@ def certified_log_norm(
     1.0
     """
     alpha = check_alpha(alpha)
-    A, exponent = _normalised(check_matrix(matrix))
+    A, exponent = _normalized(check_matrix(matrix))
     t = _ldexp(check_certificate(certificate, len(A)), -exponent)
     h = _ldexp(check_not_negative(step, "step"), exponent)
     scaled, _ = bound_above(A, t, alpha, 1.0, h)
@@ -159,7 +159,7 @@ def _ldexp(number, exponent):
         return np.ldexp(number, exponent)
 
 
-def _normalised(array: np.ndarray, top: int = 0) -> tuple[np.ndarray, int]:
+def _normalized(array: np.ndarray, top: int = 0) -> tuple[np.ndarray, int]:
     """The array times a power of two, its maximum in [½, 1) times 2^top."""
     exponent = int(np.frexp(np.abs(array).max())[1]) - top
     return _ldexp(array, -exponent), exponent
@@ -179,7 +179,7 @@ def worst_case_log_norm(
 
     The flow of u' = σ(Au + b) on [0, T] with slopes of σ in [alpha, 1] has
     Lipschitz constant at most exp(δ(A) T) in the 2-norm (De Marinis et al.,
-    arXiv 2501.10740). Maximising over D is combinatorial: the lower end is the
+    arXiv 2501.10740). Maximizing over D is combinatorial: the lower end is the
     best of a search from many starts, the upper end the minimum of a convex
     relaxation; both are proven, floating-point errors included. Everything is
     computed in float64.
@@ -189,7 +189,7 @@ def worst_case_log_norm(
       alpha: smallest slope of the activation, in (0, 1].
       exact: also runs branch and bound until the ends meet to 1e-9 relative to
         the norm of A (seconds for d <= 16), or `time_limit` is over.
-      tolerance: of the minimisation behind `upper`, relative to |A|₂, positive.
+      tolerance: of the minimization behind `upper`, relative to |A|₂, positive.
       time_limit: seconds given to branch and bound.
       starts: number of starts of the search behind `lower`, beside up to
         48 that are always made.
@@ -216,9 +216,9 @@ def worst_case_log_norm(
     if not matrix.any():
         witness = Witness(np.ones(size), np.eye(size)[0])
         return WorstCaseLogNorm(0.0, 0.0, witness, np.full(size, 1e-300))
-    normalised, exponent = _normalised(matrix)
-    norm = spectral_norm(normalised)
-    scaled = normalised / norm
+    normalized, exponent = _normalized(matrix)
+    norm = spectral_norm(normalized)
+    scaled = normalized / norm
 
     lower_slope, upper_slope = np.full(size, alpha), np.ones(size)
     best = _best_certificate(scaled, np.ones(size), alpha, tolerance)
@@ -233,7 +233,7 @@ def worst_case_log_norm(
             np.random.default_rng(seed).standard_normal((starts, size)),
         ]
     )
-    vector, _ = maximise_witness(
+    vector, _ = maximize_witness(
         scaled, guesses, lower_slope, upper_slope, _rounds(size), seed
     )
     vector = vector.numpy()
@@ -264,7 +264,7 @@ def _best_certificate(
         return start
     ones = np.ones((1, len(matrix)))
     try:
-        return minimise_certificate(
+        return minimize_certificate(
             matrix[None],
             start[None],
             min(alpha, LARGEST_ALPHA) * ones,
@@ -307,7 +307,7 @@ def euler_log_norm(
       matrix: A, of shape (d, d).
       alpha: smallest slope, in (0, 1].
       step: h >= 0.
-      tolerance: of the minimisation, relative to |A|₂ max(1, h|A|₂), positive.
+      tolerance: of the minimization, relative to |A|₂ max(1, h|A|₂), positive.
 
     Returns:
       The proven bound and its certificate, see `certified_log_norm`.
@@ -325,8 +325,8 @@ def euler_log_norm(
     alpha = check_alpha(alpha)
     step = check_not_negative(step, "step")
     tolerance = check_positive(tolerance, "tolerance")
-    normalised, exponent = _normalised(matrix)
-    norm = spectral_norm(normalised)
+    normalized, exponent = _normalized(matrix)
+    norm = spectral_norm(normalized)
     # h|A|; the powers of two of the factors may be far apart.
     reach = float(_ldexp(step, exponent)) * norm
     if reach > _LARGEST_STEP:
@@ -337,7 +337,7 @@ def euler_log_norm(
         )
     best = np.ones(len(matrix))
     if norm > 0.0 and alpha < 1.0:
-        scaled = normalised / norm
+        scaled = normalized / norm
         best = _best_multiple(scaled, alpha, reach) * best
         best = _best_certificate(scaled, best, alpha, tolerance, reach)
         certificate = _unscaled(best, norm, exponent)

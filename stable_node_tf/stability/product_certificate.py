@@ -250,8 +250,8 @@ def newton_step(
     input_signature=[_FORM, _VECTOR, tf.TensorSpec([], tf.int32), _SCALAR],
     autograph=False,
 )
-def minimise_multipliers(form, start, size, tolerance):
-    """Minimises `reached_bound` over the multipliers.
+def minimize_multipliers(form, start, size, tolerance):
+    """Minimizes `reached_bound` over the multipliers.
 
     Args:
       form: of `quadratic_form`, of kernels with norms of about 1.
@@ -270,12 +270,12 @@ def minimise_multipliers(form, start, size, tolerance):
         ahead = newton_step(form, bound, multipliers, weight, size)
         new_bound, new_multipliers, decrement = ahead
         last = weight <= tolerance / degree
-        centred = decrement < tf.where(last, _CENTRED, _NEARLY_CENTRED)
+        centered = decrement < tf.where(last, _CENTRED, _NEARLY_CENTRED)
         keep = ~tf.math.is_finite(decrement)
         bound = tf.where(keep, bound, new_bound)
         multipliers = tf.where(keep, multipliers, new_multipliers)
-        done = keep | (centred & last)
-        weight = tf.where(centred, 0.1 * weight, weight)
+        done = keep | (centered & last)
+        weight = tf.where(centered, 0.1 * weight, weight)
         return count + 1, bound, multipliers, weight, done
 
     return tf.while_loop(

@@ -15,7 +15,7 @@ from stable_node_tf.checks import (
 )
 from stable_node_tf.stability.product_certificate import (
     form_matrix,
-    minimise_multipliers,
+    minimize_multipliers,
     neutral_multipliers,
     quadratic_form,
     reached_bound,
@@ -73,7 +73,7 @@ def product_log_norm(
         (m_i, m_(i-1)) with m_0 = m_k = d.
       alpha: smallest slope of the activation, in (0, 1]; `upper` is one for
         1 - 1e-6 if it is larger.
-      tolerance: of the minimisation behind `upper`, relative to Π |A_i|₂,
+      tolerance: of the minimization behind `upper`, relative to Π |A_i|₂,
         positive.
       starts: number of starts of the search behind `lower`, at least 1.
       seed: of the starts, not negative; equal arguments give equal results.
@@ -98,7 +98,7 @@ def product_log_norm(
         [tf.constant(A / c) for A, c in zip(matrices, norms, strict=True)],
         alpha,
     )
-    multipliers = minimise_multipliers(
+    multipliers = minimize_multipliers(
         form,
         neutral_multipliers(sizes, alpha),
         sizes[-1],

@@ -45,7 +45,7 @@ def largest_eigenvalue_above(
 ) -> np.ndarray:
     """Numbers proven to be at least λmax of every matrix near `symmetric`.
 
-    If the Cholesky factorisation of sI - M - cI runs to its end in floating
+    If the Cholesky factorization of sI - M - cI runs to its end in floating
     point, with c = γ_{d+1} / (1 - γ_{d+1}) · trace plus underflow, then
     sI - M is positive definite (Rump, BIT 2006, Theorem 2.3). s is the computed
     λmax, padded and widened until that test passes for all matrices.

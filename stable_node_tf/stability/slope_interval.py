@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from stable_node_tf.checks import check_matrix, check_number
-from stable_node_tf.stability.certificate_search import minimise_certificate
+from stable_node_tf.stability.certificate_search import minimize_certificate
 from stable_node_tf.stability.log_norm import (
     Witness,
     certified_log_norm,
@@ -100,7 +100,7 @@ def _best_certificate(matrix, alpha):
     if alpha == 1.0:
         return np.ones(len(matrix))
     ones = np.ones((1, len(matrix)))
-    found = minimise_certificate(matrix[None], ones, alpha * ones, ones, 1e-9)
+    found = minimize_certificate(matrix[None], ones, alpha * ones, ones, 1e-9)
     return found[0].numpy()
 
 

@@ -1,4 +1,4 @@
-"""The best witness: maximises the lower bound of δ from many starts."""
+"""The best witness: maximizes the lower bound of δ from many starts."""
 
 import tensorflow as tf
 
@@ -14,10 +14,10 @@ _COUNT = tf.TensorSpec([], tf.int32)
     input_signature=[_MATRICES, _MATRICES, _VECTOR, _VECTOR, _COUNT, _COUNT],
     autograph=False,
 )
-def maximise_witness(matrix, starts, lower_slope, upper_slope, rounds, seed):
-    """Maximises f(x) = max_D xᵀ D A x over the unit sphere.
+def maximize_witness(matrix, starts, lower_slope, upper_slope, rounds, seed):
+    """Maximizes f(x) = max_D xᵀ D A x over the unit sphere.
 
-    Every start climbs by the generalised power method (Journée et al., 2010),
+    Every start climbs by the generalized power method (Journée et al., 2010),
     x <- (∇f(x) / 2 + cx) / |∇f(x) / 2 + cx|, all of them in two matrix products
     a step. Later rounds restart from the best vectors so far, shaken by noise
     (iterated local search): single climbs reach the best value known in a few

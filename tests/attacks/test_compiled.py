@@ -14,7 +14,11 @@ import tensorflow as tf
 
 from stable_node_tf import attacks, evaluation, ode_classifier, solvers
 from stable_node_tf.attacks import compiled
-from stable_node_tf.saved_model import export
+from stable_node_tf.evaluation import sanity_checks
+from stable_node_tf.saved_model import (
+    load_classifier,
+    save_classifier,
+)
 
 IMAGES = np.random.default_rng(0).uniform(size=(6, 4, 4, 1)).astype(np.float32)
 LABELS = np.arange(6) % 3
@@ -412,10 +416,10 @@ def test_a_model_is_freed_with_its_functions(name, make):
 
 @pytest.mark.parametrize("of_this_package", [True, False])
 def test_a_saved_model_is_freed_with_its_functions(tmp_path, of_this_package):
-    export.export(classifier(), tmp_path)
+    save_classifier(classifier(), tmp_path)
     gc.collect()
     kept = len(compiled._traces)
-    model = export.load(tmp_path) if of_this_package else Logits(tmp_path)
+    model = load_classifier(tmp_path) if of_this_package else Logits(tmp_path)
     attacked(model)
     assert len(compiled._traces) == kept + 1
     end = weakref.ref(model)

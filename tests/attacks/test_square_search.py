@@ -7,7 +7,7 @@ from stable_node_tf.attacks.square_search import side_lengths
 
 
 def one_pixel(row, column):
-    """Class 1 if that pixel is brighter than grey; no gradient to follow."""
+    """Class 1 if that pixel is brighter than gray; no gradient to follow."""
 
     def model(x):
         bright = tf.sign(x[:, row, column, 0] - 0.5)

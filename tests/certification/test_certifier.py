@@ -271,7 +271,7 @@ def test_refuses_what_only_looks_like_a_known_layer():
     image = keras.Input((4,))
     model = keras.Model(image, keras.layers.Dense(3, name="logits")(image))
     model.quantize("int8")
-    with pytest.raises(ValueError, match="'logits'.*quantisation"):
+    with pytest.raises(ValueError, match="'logits'.*quantization"):
         certifier(model)
     hidden = Cubed(4, name="cubed")(image)
     with pytest.raises(ValueError, match="'cubed' of type Cubed"):

@@ -46,7 +46,7 @@ def call(request):
 
 
 def kernels(dtype, shape=(SIZE, SIZE)):
-    """What an optimiser, a user or a file may leave in a kernel."""
+    """What an optimizer, a user or a file may leave in a kernel."""
     generator = np.random.default_rng(0)
     info = np.finfo(dtype)
     normal = generator.standard_normal(shape)

@@ -80,7 +80,7 @@ def test_spectral_norm(shape, dtype):
         SpectralNormConstraint(2.0),
     ],
 )
-def test_serialises(constraint):
+def test_serializes(constraint):
     config = keras.saving.serialize_keras_object(constraint)
     copy = keras.saving.deserialize_keras_object(config)
     assert copy.get_config() == constraint.get_config()

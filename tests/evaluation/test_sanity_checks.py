@@ -12,7 +12,8 @@ from stable_node_tf import (
     evaluation,
     ode_classifier,
 )
-from stable_node_tf.models.ode_classifier import with_finer_solver
+from stable_node_tf.evaluation import sanity_checks
+from stable_node_tf.models import with_finer_solver
 
 BUDGETS = [0.0, 0.1, 0.5]
 
@@ -71,9 +72,13 @@ def test_an_attack_below_certified_accuracy_refutes_the_certificate():
         np.array(BUDGETS), np.array([0.9, 0.6, 0.0]), 1.0, "2-norm", 1000
     )
     weaker = curve(1.0, 0.7, 0.2)
-    assert sanity_checks.certified_at_most_attacked(proven, [weaker, attacked]).passed
+    assert sanity_checks.certified_at_most_attacked(
+        proven, [weaker, attacked]
+    ).passed
     wrong = proven._replace(accuracies=np.array([0.9, 0.6, 0.102]))
-    refuted = sanity_checks.certified_at_most_attacked(wrong, [weaker, attacked])
+    refuted = sanity_checks.certified_at_most_attacked(
+        wrong, [weaker, attacked]
+    )
     assert not refuted.passed
     assert refuted.measured["at_epsilon"] == 0.5
     with pytest.raises(ValueError, match="same number of images"):
@@ -94,7 +99,9 @@ def test_accuracy_must_fall_to_chance_at_the_largest_budget():
 
 def test_zero_gradients_must_be_rare():
     assert sanity_checks.few_zero_gradients(curve(1, 1, 1, zero=0.01)).passed
-    assert not sanity_checks.few_zero_gradients(curve(1, 1, 1, zero=0.011)).passed
+    assert not sanity_checks.few_zero_gradients(
+        curve(1, 1, 1, zero=0.011)
+    ).passed
     with pytest.raises(ValueError, match="that uses gradients"):
         sanity_checks.few_zero_gradients(curve(1, 1, 1, zero=None))
 
@@ -120,7 +127,9 @@ def test_masked_gradients_of_a_twin_are_found(data):
     def saturated(x):
         return x, lambda upstream: 0.5 * upstream
 
-    check = sanity_checks.same_gradient(model, lambda x: saturated(model(x)), *data)
+    check = sanity_checks.same_gradient(
+        model, lambda x: saturated(model(x)), *data
+    )
     assert not check.passed
     measured = check.measured
     assert measured["largest_relative_distance"] == pytest.approx(0.5)

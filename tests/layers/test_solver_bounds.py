@@ -85,6 +85,6 @@ def subclassed(cls):
 )
 def test_others_say_that_their_bound_is_of_the_flow(solver):
     bound = solver_lipschitz(solver, -np.eye(2), ALPHA, 1.0, -ALPHA)
-    assert bound.holds_for == "exact flow (not its discretisation)"
+    assert bound.holds_for == "exact flow (not its discretization)"
     assert bound.step is None
     assert bound.value == pytest.approx(np.exp(-ALPHA))

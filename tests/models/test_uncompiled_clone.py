@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from stable_node_tf import ode_classifier, stabilize
-from stable_node_tf.models.ode_classifier import with_finer_solver
+from stable_node_tf.models import with_finer_solver
 
 IMAGES = np.random.default_rng(0).uniform(size=(8, 4, 4, 1)).astype("f4")
 LABELS = np.arange(8) % 10

@@ -10,7 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stable_node_tf import ode_classifier
-from stable_node_tf.saved_model import export
+from stable_node_tf.saved_model import (
+    load_classifier,
+    save_classifier,
+)
 
 IMAGES = np.random.default_rng(0).uniform(size=(3, 28, 28, 1))
 
@@ -20,7 +23,9 @@ def model(tmp_path_factory):
     """An export; and a directory for copies of it."""
     directory = tmp_path_factory.mktemp("damaged")
     model = ode_classifier(width=4)
-    return export.export(model, directory / "model").parent, directory / "copy"
+    return save_classifier(
+        model, directory / "model"
+    ).parent, directory / "copy"
 
 
 def remove(path, _):
@@ -74,7 +79,7 @@ damages = st.tuples(
 
 def check(directory):
     try:
-        answers = export.load(directory).predict(IMAGES)
+        answers = load_classifier(directory).predict(IMAGES)
     except (ValueError, FileNotFoundError) as error:
         assert str(directory) in str(error)
         assert "\n" not in str(error)
@@ -110,7 +115,7 @@ def test_one_bit_of_the_graph(model, fraction):
     shutil.copytree(source, copy)
     flip(copy / "1" / "saved_model.pb", fraction)
     with pytest.raises(ValueError, match="saved_model.pb must have the check"):
-        export.load(copy)
+        load_classifier(copy)
 
 
 def test_without_checksums_the_risk_is_named(model):
@@ -119,17 +124,17 @@ def test_without_checksums_the_risk_is_named(model):
     shutil.copytree(source, copy)
     (copy / "1" / "SHA256SUMS").unlink()
     with pytest.warns(UserWarning, match="has no SHA256SUMS: .*may end the"):
-        reloaded = export.load(copy)
+        reloaded = load_classifier(copy)
     assert reloaded.predict(IMAGES)["label"].shape == (3,)
 
 
 def test_file_instead_of_a_directory(tmp_path):
     (tmp_path / "model").write_text("not a directory")
     with pytest.raises(FileNotFoundError, match="must not be a file"):
-        export.load(tmp_path / "model")
+        load_classifier(tmp_path / "model")
     (tmp_path / "1").write_text("not a version")
     with pytest.raises(FileNotFoundError, match="must hold a SavedModel"):
-        export.load(tmp_path)
+        load_classifier(tmp_path)
 
 
 class Labels(tf.Module):
@@ -170,7 +175,7 @@ def test_signatures_of_other_types_are_refused(tmp_path, name, received):
         module, str(tmp_path / "1"), signatures=getattr(module, name)
     )
     with pytest.raises(ValueError, match=rf"must map numbers.*{received}"):
-        export.load(tmp_path)
+        load_classifier(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +191,7 @@ def test_signatures_of_other_types_are_refused(tmp_path, name, received):
     ],
 )
 def test_malformed_images(model, images, message):
-    reloaded = export.load(model[0])
+    reloaded = load_classifier(model[0])
     with pytest.raises(ValueError, match=message) as caught:
         reloaded.predict(images)
     assert "\n" not in str(caught.value)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,10 +12,16 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+import stable_node_tf
 from stable_node_tf import attacks
 from stable_node_tf.certification.certifier import certified_radii
 from stable_node_tf.models.certified_classifier import certified_classifier
-from stable_node_tf.saved_model import export, warm_up
+from stable_node_tf.saved_model import (
+    load_classifier,
+    save_classifier,
+    saving,
+    warm_up,
+)
 
 EPSILONS = [0.0, 0.1, 0.3]
 
@@ -76,13 +83,13 @@ class Guarded(keras.layers.Layer):
 def exported(tmp_path_factory):
     directory = tmp_path_factory.mktemp("exported") / "a" / "model"
     model = classifier()
-    return model, directory, export.export(model, directory)
+    return model, directory, save_classifier(model, directory)
 
 
 def test_reloaded_answers_are_those_in_memory(exported):
     model, directory, path = exported
     assert path == directory / "1"
-    reloaded = export.load(directory)
+    reloaded = load_classifier(directory)
     for count in (1, 7, 300):
         x = images(count)
         logits = model(x).numpy()
@@ -100,7 +107,9 @@ def test_attack_on_the_artifact_is_the_attack_in_memory(exported):
     model, directory, _ = exported
     x, y = images(40), np.arange(40) % 10
     memory = attacks.fgsm(model, x, y, EPSILONS, batch_size=16)
-    saved = attacks.fgsm(export.load(directory), x, y, EPSILONS, batch_size=16)
+    saved = attacks.fgsm(
+        load_classifier(directory), x, y, EPSILONS, batch_size=16
+    )
     np.testing.assert_array_equal(saved.adversarial, memory.adversarial)
     np.testing.assert_array_equal(saved.success, memory.success)
 
@@ -127,8 +136,8 @@ def test_signature_on_disk(exported):
 
 def test_certified_radius_of_the_artifact(tmp_path):
     model = certified_classifier(width=16, seed=1)
-    export.export(model, tmp_path)
-    reloaded, x = export.load(tmp_path), images(20)
+    save_classifier(model, tmp_path)
+    reloaded, x = load_classifier(tmp_path), images(20)
     answers = reloaded.certify(x)
     labels, radii = certified_radii(model, x)
     np.testing.assert_array_equal(answers["label"], labels)
@@ -149,16 +158,16 @@ def test_model_without_a_bound_has_no_certificate_and_says_why(tmp_path):
     reason = "gets no signature certify: .*layer 'hidden' of type Dense"
     model = classifier(keras.layers.Dense(4, "relu", name="hidden"))
     with pytest.warns(UserWarning, match=reason) as warned:
-        export.export(model, tmp_path)
+        save_classifier(model, tmp_path)
     assert [str(w.filename) for w in warned] == [__file__]
     with pytest.raises(ValueError, match="signature certify: .*warns"):
-        export.load(tmp_path).certify(images())
+        load_classifier(tmp_path).certify(images())
 
 
 def test_model_with_a_bound_is_exported_without_a_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        export.export(certified_classifier(width=4, blocks=1), tmp_path)
+        save_classifier(certified_classifier(width=4, blocks=1), tmp_path)
 
 
 def with_pixels(*first, dtype="float32"):
@@ -195,14 +204,14 @@ SCALES = {
 def test_bytes_are_never_scaled_twice_unasked(name, tmp_path):
     model = with_pixels(SCALES[name]())
     with pytest.warns(UserWarning, match="neither bytes.*may scale pix") as w:
-        path = export.export(model, tmp_path / "by default")
+        path = save_classifier(model, tmp_path / "by default")
     assert {str(warned.filename) for warned in w} == {__file__}
     served = tf.saved_model.load(str(path)).signatures
     assert set(served) == {"serving_default"}
     codes = np.arange(12, dtype=np.uint8).reshape(2, 2, 3, 1) * 20
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*bytes")
-        path = export.export(model, tmp_path / "asked", pixels=(0, 255))
+        path = save_classifier(model, tmp_path / "asked", pixels=(0, 255))
     served = tf.saved_model.load(str(path)).signatures
     np.testing.assert_allclose(
         served["serving_uint8"](image=tf.constant(codes))["logits"],
@@ -219,7 +228,7 @@ def test_bytes_are_never_scaled_twice_unasked(name, tmp_path):
 @pytest.mark.parametrize("ends", [(0, 1), (-1.0, 1.0), (0, 255)])
 def test_bytes_stand_for_the_numbers_that_were_given(ends, tmp_path):
     model = with_pixels()
-    path = export.export(model, tmp_path, pixels=ends)
+    path = save_classifier(model, tmp_path, pixels=ends)
     codes = np.array([[0, 255, 51], [1, 254, 128]], np.uint8)[None, ..., None]
     low, high = ends
     served = tf.saved_model.load(str(path)).signatures
@@ -243,7 +252,7 @@ def test_bytes_stand_for_the_numbers_that_were_given(ends, tmp_path):
     ],
 )
 def test_other_layers_leave_pixels_as_they_are(layer, tmp_path):
-    path = export.export(with_pixels(layer), tmp_path)
+    path = save_classifier(with_pixels(layer), tmp_path)
     served = tf.saved_model.load(str(path)).signatures
     assert {"serving_uint8", "serving_png"} <= set(served)
 
@@ -251,13 +260,13 @@ def test_other_layers_leave_pixels_as_they_are(layer, tmp_path):
 @pytest.mark.parametrize("pixels", [(1, 0), (0, np.inf), 255, "ab", (0, 1, 2)])
 def test_pixels_that_are_no_range(pixels, tmp_path):
     with pytest.raises(ValueError, match="`pixels` must be True, False or two"):
-        export.export(with_pixels(), tmp_path / "new", pixels=pixels)
+        save_classifier(with_pixels(), tmp_path / "new", pixels=pixels)
     assert not (tmp_path / "new").exists()
 
 
 def test_an_input_of_bytes_takes_no_fractions(tmp_path):
     model = with_pixels(dtype="uint8")
-    exported = export.load(export.export(model, tmp_path))
+    exported = load_classifier(save_classifier(model, tmp_path))
     codes = np.arange(12).reshape(2, 2, 3, 1) * 20
     labels, radii = certified_radii(model, codes)
     answers = exported.certify(codes)
@@ -279,11 +288,13 @@ def test_input_has_one_name_everywhere(tmp_path, name, exported_name):
     """TensorFlow's, which a server's warm-up requests must use as well."""
     image = keras.Input((2,), name=name)
     model = keras.Model(image, keras.layers.Dense(3)(image))
-    path = export.export(model, tmp_path)
-    assert export.load(path).input_name == exported_name
+    path = save_classifier(model, tmp_path)
+    assert load_classifier(path).input_name == exported_name
     requests = (path / warm_up.PATH).read_bytes()
     assert exported_name.encode() in requests
-    assert export.load(path).predict(np.zeros([1, 2]))["label"].shape == (1,)
+    assert load_classifier(path).predict(np.zeros([1, 2]))["label"].shape == (
+        1,
+    )
 
 
 def test_input_that_is_no_number_is_refused(tmp_path):
@@ -291,7 +302,7 @@ def test_input_that_is_no_number_is_refused(tmp_path):
     codes = keras.layers.StringLookup(vocabulary=["a"], output_mode="count")
     model = keras.Model(text, keras.layers.Dense(2)(codes(text)))
     with pytest.raises(ValueError, match="numbers. Received: string input"):
-        export.export(model, tmp_path / "new")
+        save_classifier(model, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -309,8 +320,8 @@ def test_input_comes_from_the_keras_input(tmp_path):
             keras.layers.Dense(2, dtype="float64"),
         ]
     )
-    export.export(model, tmp_path)
-    reloaded = export.load(tmp_path)
+    save_classifier(model, tmp_path)
+    reloaded = load_classifier(tmp_path)
     assert reloaded.input_name == "measurement"
     assert reloaded.input_spec.dtype == tf.float64
     x = np.random.default_rng(0).normal(size=(4, 3))
@@ -326,19 +337,21 @@ def test_half_precision_model_answers_in_single_precision(tmp_path):
         model.inputs, keras.layers.Dense(10, dtype=policy)(model.output)
     )
     assert model.output.dtype == "bfloat16"
-    export.export(model, tmp_path)
-    assert export.load(tmp_path).predict(images())["logits"].dtype == "float32"
+    save_classifier(model, tmp_path)
+    assert (
+        load_classifier(tmp_path).predict(images())["logits"].dtype == "float32"
+    )
 
 
 def test_custom_gradient_survives_in_a_new_process(tmp_path):
     model = classifier(StraightThrough())
-    export.export(model, tmp_path / "model")
+    save_classifier(model, tmp_path / "model")
     x = images()
     np.save(tmp_path / "x.npy", x)
     script = (
         "import sys, numpy as np, tensorflow as tf\n"
-        "from stable_node_tf import export\n"
-        "model = export.load(sys.argv[1] + '/model')\n"
+        "from stable_node_tf import load_classifier\n"
+        "model = load_classifier(sys.argv[1] + '/model')\n"
         "x = tf.constant(np.load(sys.argv[1] + '/x.npy'))\n"
         "with tf.GradientTape() as tape:\n"
         "    tape.watch(x)\n"
@@ -348,7 +361,7 @@ def test_custom_gradient_survives_in_a_new_process(tmp_path):
     subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)],
         check=True,
-        cwd=os.path.dirname(os.path.dirname(export.__file__)),
+        cwd=Path(stable_node_tf.__file__).parents[1],
     )
     tensor = tf.constant(x)
     with tf.GradientTape() as tape:
@@ -364,51 +377,51 @@ def test_custom_gradient_survives_in_a_new_process(tmp_path):
     ("layer", "op"), [(CallsPython, "PyFunc"), (CallsPythonEagerly, "Eager")]
 )
 def test_calls_into_python_are_refused(tmp_path, layer, op):
-    export.export(classifier(), tmp_path)
-    before = export.load(tmp_path)(images()).numpy()
+    save_classifier(classifier(), tmp_path)
+    before = load_classifier(tmp_path)(images()).numpy()
     with pytest.raises(ValueError, match=rf"calls into Python: .*\({op}"):
-        export.export(classifier(layer(), seed=1), tmp_path)
+        save_classifier(classifier(layer(), seed=1), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
-    np.testing.assert_array_equal(export.load(tmp_path)(images()), before)
+    np.testing.assert_array_equal(load_classifier(tmp_path)(images()), before)
 
 
 def test_constraints_are_asked_first_also_of_nested_layers(tmp_path):
     guarded = Guarded()
     image = keras.Input((28, 28, 1), name="image")
     model = keras.Model(image, classifier(guarded)(image))
-    export.export(model, tmp_path / "feasible")
+    save_classifier(model, tmp_path / "feasible")
     guarded.feasible = False
     with pytest.raises(ValueError, match="delta must be"):
-        export.export(model, tmp_path / "infeasible")
+        save_classifier(model, tmp_path / "infeasible")
     assert not (tmp_path / "infeasible").exists()
 
 
 def test_export_replaces_the_earlier_one_and_nothing_else(tmp_path):
-    export.export(classifier(), tmp_path)
+    save_classifier(classifier(), tmp_path)
     (tmp_path / "1" / "stale").touch()
     (tmp_path / "2").mkdir()
     (tmp_path / "card.md").touch()
     model = classifier(seed=1)
-    export.export(model, tmp_path)
+    save_classifier(model, tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["1", "2", "card.md"]
     assert not (tmp_path / "1" / "stale").exists()
     np.testing.assert_allclose(
-        export.load(tmp_path)(images()), model(images()), atol=1e-6
+        load_classifier(tmp_path)(images()), model(images()), atol=1e-6
     )
 
 
 def test_failed_write_leaves_the_earlier_export(tmp_path, monkeypatch):
-    export.export(classifier(), tmp_path)
-    before = export.load(tmp_path)(images()).numpy()
+    save_classifier(classifier(), tmp_path)
+    before = load_classifier(tmp_path)(images()).numpy()
 
     def full_disk(source, target):
         raise OSError("No space left on device")
 
     for name in ("_write", "_refuse_python_ops"):
         with monkeypatch.context() as patch, pytest.raises(OSError):
-            patch.setattr(export, name, lambda *_: full_disk(None, None))
-            export.export(classifier(seed=1), tmp_path)
+            patch.setattr(saving, name, lambda *_: full_disk(None, None))
+            save_classifier(classifier(seed=1), tmp_path)
     with monkeypatch.context() as patch, pytest.raises(OSError):
         rename = type(tmp_path).rename
 
@@ -418,14 +431,14 @@ def test_failed_write_leaves_the_earlier_export(tmp_path, monkeypatch):
             return rename(source, target)
 
         patch.setattr(type(tmp_path), "rename", second_fails)
-        export.export(classifier(seed=1), tmp_path)
+        save_classifier(classifier(seed=1), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
-    np.testing.assert_array_equal(export.load(tmp_path)(images()), before)
+    np.testing.assert_array_equal(load_classifier(tmp_path)(images()), before)
 
 
 def test_kill_half_way_leaves_the_earlier_export(tmp_path):
-    export.export(classifier(), tmp_path)
-    before = export.load(tmp_path)(images()).numpy()
+    save_classifier(classifier(), tmp_path)
+    before = load_classifier(tmp_path)(images()).numpy()
     child = _start_stuck_export(tmp_path)
     try:
         _wait_for(lambda: (tmp_path / "stuck").exists(), child)
@@ -434,13 +447,13 @@ def test_kill_half_way_leaves_the_earlier_export(tmp_path):
         child.wait()
     (tmp_path / "stuck").unlink()
     assert len(list(tmp_path.glob(".exporting-*"))) == 1
-    np.testing.assert_array_equal(export.load(tmp_path)(images()), before)
+    np.testing.assert_array_equal(load_classifier(tmp_path)(images()), before)
 
     model = classifier(seed=2)
-    export.export(model, tmp_path)
+    save_classifier(model, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
     np.testing.assert_allclose(
-        export.load(tmp_path)(images()), model(images()), atol=1e-6
+        load_classifier(tmp_path)(images()), model(images()), atol=1e-6
     )
 
 
@@ -448,20 +461,20 @@ def _start_stuck_export(directory):
     """Exports in a new process that stops once the files are written."""
     script = (
         "import pathlib, sys, time, keras\n"
-        "from stable_node_tf import export\n"
+        "from stable_node_tf.saved_model import save_classifier, saving\n"
         "directory = pathlib.Path(sys.argv[1])\n"
         "def stop(path):\n"
         "    (directory / 'stuck').touch()\n"
         "    time.sleep(600)\n"
-        "export._refuse_python_ops = stop\n"
+        "saving._refuse_python_ops = stop\n"
         "image = keras.Input((28, 28, 1), name='image')\n"
         "x = keras.layers.Flatten()(image)\n"
         "model = keras.Model(image, keras.layers.Dense(10)(x))\n"
-        "export.export(model, directory)\n"
+        "save_classifier(model, directory)\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", script, str(directory)],
-        cwd=os.path.dirname(os.path.dirname(export.__file__)),
+        cwd=Path(stable_node_tf.__file__).parents[1],
     )
 
 
@@ -493,44 +506,44 @@ def _wait_for(condition, child, seconds=120):
 )
 def test_models_without_one_input_and_logits(tmp_path, make, error, message):
     with pytest.raises(error, match=message):
-        export.export(make(), tmp_path / "x")
+        save_classifier(make(), tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
 def test_directory_that_is_a_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="must not be a file"):
-        export.export(classifier(), tmp_path / "file")
+        save_classifier(classifier(), tmp_path / "file")
 
 
 def test_newest_version_is_read(exported, tmp_path):
     for version in ("9", "10"):
         model = classifier(seed=int(version))
-        export.export(model, tmp_path / "source")
+        save_classifier(model, tmp_path / "source")
         (tmp_path / "source" / "1").rename(tmp_path / version)
     (tmp_path / "11").mkdir()  # empty
-    assert export.load(tmp_path).path == tmp_path / "10"
-    assert export.load(tmp_path / "9").path == tmp_path / "9"
+    assert load_classifier(tmp_path).path == tmp_path / "10"
+    assert load_classifier(tmp_path / "9").path == tmp_path / "9"
 
 
 def test_directories_without_a_saved_model(tmp_path):
     with pytest.raises(FileNotFoundError, match="directory must exist"):
-        export.load(tmp_path / "nowhere")
+        load_classifier(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="must hold a SavedModel"):
-        export.load(tmp_path)
+        load_classifier(tmp_path)
     (tmp_path / "1").mkdir()
     with pytest.raises(FileNotFoundError, match="must hold a SavedModel"):
-        export.load(tmp_path)
+        load_classifier(tmp_path)
 
 
 def test_saved_models_of_others_are_refused(tmp_path):
     module = tf.Module()
     tf.saved_model.save(module, str(tmp_path / "1"))
     with pytest.raises(ValueError, match="signature serving_default"):
-        export.load(tmp_path)
+        load_classifier(tmp_path)
     classifier().export(str(tmp_path / "2"), verbose=False)
     with pytest.raises(ValueError, match=r"outputs \['output_0'\]"):
-        export.load(tmp_path)
+        load_classifier(tmp_path)
 
 
 def truncate(path):
@@ -560,15 +573,15 @@ def empty(path):
     ],
 )
 def test_damage_is_named(tmp_path, name, damage):
-    path = export.export(classifier(), tmp_path)
+    path = save_classifier(classifier(), tmp_path)
     damage(path / name)
     with pytest.raises(ValueError, match=f"{name} (must|is)") as caught:
-        export.load(tmp_path)
+        load_classifier(tmp_path)
     messages = [str(caught.value)]
     # Exports of others have no checksums.
     (path / "SHA256SUMS").unlink()
     with pytest.raises(ValueError, match="damaged or unreadable") as caught:
-        export.load(tmp_path)
+        load_classifier(tmp_path)
     messages.append(str(caught.value))
     for message in messages:
         assert str(path) in message

@@ -5,7 +5,9 @@ from c_session import Failed, Session
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from stable_node_tf import ode_classifier
-from stable_node_tf.saved_model import export
+from stable_node_tf.saved_model import (
+    save_classifier,
+)
 from stable_node_tf.saved_model.signatures import signatures
 
 INVALID_ARGUMENT = 3
@@ -46,7 +48,7 @@ class Served:
 def served(tmp_path_factory):
     model = ode_classifier(width=13, delta_bar=0.0, solver="rk4")
     directory = tmp_path_factory.mktemp("served")
-    return Served(export.export(model, directory, max_batch_size=40))
+    return Served(save_classifier(model, directory, max_batch_size=40))
 
 
 def test_every_signature_of_a_certified_classifier_of_images(served):

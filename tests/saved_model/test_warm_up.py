@@ -5,7 +5,11 @@ from c_session import Session
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from stable_node_tf import ode_classifier
-from stable_node_tf.saved_model import export, warm_up
+from stable_node_tf.saved_model import (
+    load_classifier,
+    save_classifier,
+    warm_up,
+)
 
 pytest.importorskip(
     "tensorflow_serving.apis", reason="needs the extra 'serving'"
@@ -19,7 +23,7 @@ from tensorflow_serving.apis import (  # noqa: E402
 @pytest.fixture(scope="module")
 def version(tmp_path_factory):
     model = ode_classifier(width=8, delta_bar=0.0)
-    return export.export(model, tmp_path_factory.mktemp("warm"))
+    return save_classifier(model, tmp_path_factory.mktemp("warm"))
 
 
 def logs(version):
@@ -80,5 +84,5 @@ def test_model_with_free_image_sizes_is_not_warmed_up(tmp_path):
     image = keras.Input((None, 2), name="image")
     pooled = keras.layers.GlobalAveragePooling1D()(image)
     model = keras.Model(image, keras.layers.Dense(3)(pooled))
-    assert logs(export.export(model, tmp_path)) == []
-    assert export.load(tmp_path)(np.ones([4, 5, 2])).shape == (4, 3)
+    assert logs(save_classifier(model, tmp_path)) == []
+    assert load_classifier(tmp_path)(np.ones([4, 5, 2])).shape == (4, 3)

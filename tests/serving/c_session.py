@@ -130,7 +130,7 @@ class Session:
     """A SavedModel in a session.
 
     Attributes:
-        meta_graph: the MetaGraphDef, serialised.
+        meta_graph: the MetaGraphDef, serialized.
     """
 
     def __init__(self, version_directory):

@@ -25,7 +25,10 @@ from tensorflow_serving.apis import (  # noqa: E402
 from stable_node_tf.models.certified_classifier import (  # noqa: E402
     certified_classifier,
 )
-from stable_node_tf.saved_model import export  # noqa: E402
+from stable_node_tf.saved_model import (  # noqa: E402
+    load_classifier,
+    save_classifier,
+)
 from trainers.data import datasets  # noqa: E402
 
 COUNT = 50
@@ -35,8 +38,8 @@ COUNT = 50
 def exported(tmp_path_factory):
     model = certified_classifier(width=16, blocks=1)
     directory = tmp_path_factory.mktemp("model")
-    version = export.export(model, directory, max_batch_size=32)
-    return export.load(version)
+    version = save_classifier(model, directory, max_batch_size=32)
+    return load_classifier(version)
 
 
 @pytest.fixture(scope="module")

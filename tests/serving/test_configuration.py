@@ -19,7 +19,7 @@ def test_models_are_those_that_compare_exports():
         "tensorflow_serving.config.model_server_config_pb2",
         reason="needs the extra 'serving'",
     )
-    content = (ROOT / "serving" / "models.config").read_text()
+    content = (ROOT / "examples" / "serving" / "models.config").read_text()
     config = text_format.Parse(content, apis.ModelServerConfig())
     models = config.model_config_list.config
     names = [model.name for model in models]
@@ -30,7 +30,7 @@ def test_models_are_those_that_compare_exports():
 
 
 def test_compose_file_mounts_what_is_there():
-    path = ROOT / "serving" / "compose.yaml"
+    path = ROOT / "examples" / "serving" / "compose.yaml"
     [service] = yaml.safe_load(path.read_text())["services"].values()
     assert service["image"].startswith("tensorflow/serving:")
     # Open to this machine only.
@@ -40,7 +40,7 @@ def test_compose_file_mounts_what_is_there():
     ]
     models, config = (volume.split(":") for volume in service["volumes"][:2])
     assert service["volumes"][0].endswith(":/models:ro")
-    assert "../results/mnist/saved_models" in service["volumes"][0]
+    assert "../../results/mnist/saved_models" in service["volumes"][0]
     source, target, mode = config
     assert (path.parent / source).is_file() and mode == "ro"
     assert service["command"] == [f"--model_config_file={target}"]
@@ -49,10 +49,12 @@ def test_compose_file_mounts_what_is_there():
 
 def test_commands_on_the_page_are_accepted():
     page = PAGE.replace("\\\n", " ")
-    commands = re.findall(r"^python examples/(\w+)\.py(.*)$", page, re.M)
+    commands = re.findall(
+        r"^python examples/serving/(\w+)\.py(.*)$", page, re.M
+    )
     assert {name for name, _ in commands} == {"client_rest", "client_grpc"}
     for name, arguments in commands:
-        assert (ROOT / "examples" / f"{name}.py").is_file()
+        assert (ROOT / "examples" / "serving" / f"{name}.py").is_file()
         served_accuracy.parser("", "").parse_args(shlex.split(arguments))
 
 

@@ -13,7 +13,10 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from stable_node_tf import ode_classifier
 from stable_node_tf.models.certified_classifier import certified_classifier
-from stable_node_tf.saved_model import export
+from stable_node_tf.saved_model import (
+    load_classifier,
+    save_classifier,
+)
 
 PROGRAM = Path(__file__).with_name("c_session.py")
 ZOO = sorted(
@@ -96,7 +99,7 @@ class Outcome:
         self._directory = directory
         self.versions = {path.parent.name: path for path in ZOO}
         for name, make in MODELS.items():
-            self.versions[name] = export.export(
+            self.versions[name] = save_classifier(
                 make(), directory / name, pixels=name == "certified"
             )
         self.unservable = directory / "unservable" / "1"
@@ -121,7 +124,7 @@ class Outcome:
             [sys.executable, str(PROGRAM), str(directory / "jobs.json")],
             stdout=subprocess.PIPE,
             check=True,
-            # As serving/compose.yaml has it; see docs/serving.md.
+            # As examples/serving/compose.yaml has it; see docs/serving.md.
             env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "1"},
         )
         outcome = json.loads(completed.stdout)
@@ -165,7 +168,7 @@ NAMES = [*(path.parent.name for path in ZOO), *MODELS]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_answers_are_those_of_python(outcome, name):
-    reloaded = export.load(outcome.versions[name])
+    reloaded = load_classifier(outcome.versions[name])
     certified = outcome.signatures(outcome.versions[name])[1:]
     for size in SIZES:
         expected = reloaded.predict(images(64)[:size])

@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 
 from stable_node_tf import LeakyTanh
 from stable_node_tf.models.ode_classifier import ode_classifier
-from stable_node_tf.saved_model import export as export_lib
+from stable_node_tf.saved_model import save_classifier
 from stable_node_tf.solvers import (
     LayerField,
     PerSampleDormandPrince,
@@ -114,7 +114,7 @@ def test_batches_of_any_size_give_the_same_rows():
 
 
 def test_statistics_add_up():
-    """A stiff row takes more steps than its neighbour, and rejects some."""
+    """A stiff row takes more steps than its neighbor, and rejects some."""
     rates = tf.constant([[1.0], [400.0]])
     results = tf.function(
         lambda: PerSampleDormandPrince().solve(
@@ -223,7 +223,7 @@ def test_survives_export(tmp_path):
     model = ode_classifier(
         image_shape=(3, 2), width=8, solver="dormand_prince_per_sample"
     )
-    export_lib.export(model, tmp_path / "model")
+    save_classifier(model, tmp_path / "model")
     x = np.random.default_rng(0).random((5, 3, 2), "float32")
     np.save(tmp_path / "x.npy", x)
     subprocess.run(

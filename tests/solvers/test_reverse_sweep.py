@@ -16,7 +16,7 @@ from stable_node_tf import (
     StableODELayer,
 )
 from stable_node_tf.models.ode_classifier import ode_classifier
-from stable_node_tf.saved_model import export as export_lib
+from stable_node_tf.saved_model import save_classifier
 from stable_node_tf.solvers import (
     DormandPrince5,
     Euler,
@@ -46,7 +46,7 @@ def problem(dtype="float64"):
 
 
 def plainly(field):
-    """The same function, but nothing that `integrate` would recognise."""
+    """The same function, but nothing that `integrate` would recognize."""
     return lambda time, state, **constants: field(time, state, **constants)
 
 
@@ -238,7 +238,7 @@ def test_survives_export(num_steps, tmp_path):
     model = ode_classifier(
         image_shape=(3, 2), width=8, solver=Euler(num_steps), seed=1
     )
-    export_lib.export(model, tmp_path / "model")
+    save_classifier(model, tmp_path / "model")
     x = np.random.default_rng(0).random((5, 3, 2), "float32")
     np.save(tmp_path / "x.npy", x)
     subprocess.run(

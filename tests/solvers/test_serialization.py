@@ -50,7 +50,7 @@ class Unregistered(Euler):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_serialised_solvers_come_back(name):
+def test_serialized_solvers_come_back(name):
     solver = get(name)
     config = serialize(solver)
     restored = get(json.loads(json.dumps(config)))
@@ -75,7 +75,7 @@ def test_serialised_solvers_come_back(name):
     ],
     ids=lambda solver: type(solver).__name__,
 )
-def test_serialised_solvers_keep_their_arguments(solver):
+def test_serialized_solvers_keep_their_arguments(solver):
     config = serialize(solver)
     restored = get(json.loads(json.dumps(config)))
     assert type(restored) is type(solver)
@@ -92,7 +92,7 @@ def test_serialised_solvers_keep_their_arguments(solver):
     )
 
 
-def test_serialised_adjoint_solvers_come_back():
+def test_serialized_adjoint_solvers_come_back():
     solver = ode.DormandPrince(make_adjoint_solver_fn=lambda: Euler(11))
     adjoint = get(serialize(solver))._make_adjoint_solver_fn()
     assert isinstance(adjoint, Euler)

@@ -10,8 +10,10 @@ from absl.testing import flagsaver
 from bars import split
 
 from stable_node_tf import worst_case_log_norm
-from stable_node_tf.saved_model import export
-from trainers import training, variants
+from stable_node_tf.saved_model import (
+    load_classifier,
+)
+from trainers import baselines, training, variants
 from trainers.baseline_methods import (
     FgsmTraining,
     GaussianNoiseTraining,
@@ -172,14 +174,14 @@ def test_compares_all_rivals_and_carries_on(tmp_path, monkeypatch, capsys):
     run(*arguments, "--methods=ordinary,shift,mu_inf_penalty")
     directory = tmp_path / "mnist" / "baselines" / "seed1"
     results = json.loads((directory / "results.json").read_text())
-    ordinary, shifted, penalised = results["models"]
+    ordinary, shifted, penalized = results["models"]
     assert [m["name"] for m in results["models"]] == [
         "ordinary",
         "shift",
         "mu_inf_penalty",
     ]
     assert shifted["delta_upper"] <= 0.0 < ordinary["delta_lower"]
-    assert penalised["recipe"]["strength"] > 0.0
+    assert penalized["recipe"]["strength"] > 0.0
     assert [point["epsilon"] for point in ordinary["pgd"]] == [0.05, 0.1]
     before = {p: p.stat().st_mtime_ns for p in directory.glob("shift.json")}
     run(*arguments, "--methods=shift,stable_network_fgsm")
@@ -189,7 +191,7 @@ def test_compares_all_rivals_and_carries_on(tmp_path, monkeypatch, capsys):
     model = keras.saving.load_model(saved / "model.keras", compile=False)
     images = split(40, 2).pixels
     np.testing.assert_allclose(
-        export.load(saved)(images), model(images), atol=1e-5
+        load_classifier(saved)(images), model(images), atol=1e-5
     )
     [attacked] = json.loads((directory / "results.json").read_text())["models"][
         1:

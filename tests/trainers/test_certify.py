@@ -5,7 +5,9 @@ from absl import flags
 from absl.testing import flagsaver
 from bars import split
 
-from stable_node_tf.saved_model import export
+from stable_node_tf.saved_model import (
+    load_classifier,
+)
 from trainers import certify
 from trainers.certified_recipe import CertifiedRecipe
 from trainers.data import datasets
@@ -39,7 +41,7 @@ def test_trains_exports_and_certifies(tmp_path, data, capsys):
     assert f"{shares[1]:.2%}" in printed and "float32" in printed
 
     images = data.test.images / 255.0
-    answers = export.load(tmp_path).certify(images)
+    answers = load_classifier(tmp_path).certify(images)
     correct = answers["label"] == data.test.labels
     radius = summary["certified"][1]["radius"]
     proven = correct & (answers["certified_radius"] > radius)

@@ -6,7 +6,9 @@ from bars import in_place_of_data, split
 from programs import run, small_model
 
 from stable_node_tf import ode_classifier
-from stable_node_tf.saved_model import export
+from stable_node_tf.saved_model import (
+    load_classifier,
+)
 from trainers import attack_suite, compare, outcomes
 
 FEW = dataclasses.replace(
@@ -98,7 +100,7 @@ def test_compare_end_to_end(tmp_path, data, monkeypatch, capsys):
     for file in (*files, "separation.png"):
         assert (directory / file).stat().st_size > 100
     for model in models:
-        export.load(directory / "saved_models" / model["name"])
+        load_classifier(directory / "saved_models" / model["name"])
 
     printed = capsys.readouterr().out
     assert "What the stability constraint alone does" in printed

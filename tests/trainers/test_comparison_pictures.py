@@ -98,7 +98,7 @@ def test_results_without_proofs_have_no_panel_for_them(results, monkeypatch):
     assert len(figure.axes) == 2
 
 
-def test_four_models_are_told_apart_without_colours():
+def test_four_models_are_told_apart_without_colors():
     styles = [
         drawing.style_of(name)
         for name in ("ordinary", "stable_ode", "bounded_ends", "stable_network")

@@ -8,8 +8,10 @@ from bars import in_place_of_data, split
 from programs import SMALL, run, small_model
 
 from stable_node_tf import ode_classifier
-from stable_node_tf.saved_model import export
-from trainers import attack_report, attack_suite, evaluate, report
+from stable_node_tf.saved_model import (
+    save_classifier,
+)
+from trainers import attack_report, attack_suite, evaluate, report, summarize
 from trainers.data import datasets
 
 
@@ -57,7 +59,7 @@ def test_evaluate_reports_and_writes(tmp_path, data, capsys):
 
 
 def test_evaluate_runs_every_attack_and_check(tmp_path, data, capsys):
-    export.export(small_model(), tmp_path)
+    save_classifier(small_model(), tmp_path)
     small_model().save(tmp_path / "model.keras")
     out = tmp_path / "out"
     run(evaluate, model=tmp_path, attacks="all", output=out, **SMALL)
@@ -111,7 +113,7 @@ def test_evaluate_shows_failed_checks_in_red():
 
 
 def test_evaluate_says_what_it_cannot_check(tmp_path, data, capsys):
-    export.export(small_model(), tmp_path / "saved")
+    save_classifier(small_model(), tmp_path / "saved")
     run(evaluate, model=tmp_path / "saved", **SMALL)
     assert "Not checked" in capsys.readouterr().out
 
@@ -223,7 +225,7 @@ def corrupt(tmp_path, what):
         path.mkdir()
     elif what == "saved_model":
         path = tmp_path / "saved"
-        version = export.export(ode_classifier(width=8), path)
+        version = save_classifier(ode_classifier(width=8), path)
         (version / "saved_model.pb").write_bytes(b"rubbish")
     elif what == "other input":
         ode_classifier(image_shape=(8, 8, 1), width=8).save(path)
@@ -265,7 +267,7 @@ def test_evaluate_shows_what_is_certified_at_other_budgets(
 ):
     """Of an earlier run, which had the model in memory as well."""
     model = small_model()
-    export.export(model, tmp_path)
+    save_classifier(model, tmp_path)
     model.save(tmp_path / "model.keras")
     output = tmp_path / "evaluated"
     run(evaluate, model=tmp_path, output=output, **SMALL, attacks="pgd_l2")
@@ -283,6 +285,6 @@ def test_evaluate_shows_what_is_certified_at_other_budgets(
 
 def test_a_keras_model_that_is_an_export_too_is_refused(tmp_path, data):
     """It would be compared with itself, and pass."""
-    export.export(small_model(), tmp_path)
+    save_classifier(small_model(), tmp_path)
     with pytest.raises(SystemExit, match=f"error: There is no file {tmp_path}"):
         run(evaluate, model=tmp_path, keras_model=tmp_path, **SMALL)

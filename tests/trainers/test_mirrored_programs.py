@@ -18,7 +18,9 @@ from absl import flags
 from absl.testing import flagsaver
 from bars import split
 
-from stable_node_tf.saved_model import export
+from stable_node_tf.saved_model import (
+    load_classifier,
+)
 from trainers import certify, compare
 from trainers.data import datasets
 
@@ -101,7 +103,7 @@ def test_certify_reports_as_on_one_device(runs):
 def test_exports_answer_as_those_of_one_device(runs, place):
     images = split(40, 2).pixels
     alone, mirrored = (
-        export.load(runs / name / place).predict(images)["logits"]
+        load_classifier(runs / name / place).predict(images)["logits"]
         for name in STRATEGIES
     )
     np.testing.assert_allclose(mirrored, alone, rtol=0, atol=10 * TOLERANCE)

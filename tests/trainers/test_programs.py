@@ -9,6 +9,7 @@ from bars import in_place_of_data
 from programs import run
 
 from trainers import (
+    baselines,
     certify,
     compare,
     distribution,

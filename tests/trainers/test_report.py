@@ -37,7 +37,7 @@ def model(name, steepness, delta_bar=None):
         "delta_upper": 0.12345678,
         "delta_bar": delta_bar,
         "lipschitz_bound": None if delta_bar is None else 3.00001,
-        "lipschitz_bound_holds_for": "discretised network, l2, logits",
+        "lipschitz_bound_holds_for": "discretized network, l2, logits",
         "distance_to_stable": 0.0,
         "encoder_norm": 5.0,
         "readout_norm": 2.0,
@@ -159,7 +159,7 @@ def test_table_fits_and_is_complete(results):
     text = printed(results)
     assert max(map(rich.cells.cell_len, text.splitlines())) <= 80
     assert "Fashion-MNIST, preset default, seed 3" in text
-    assert "discretised network, l2, logits" in text
+    assert "discretized network, l2, logits" in text
     assert cells(text, "clean accuracy") == ["98.00 %"] * 4
     assert cells(text, "FGSM, ε = 0.1")[::3] == ["1.79 %", "39.84 %"]
     assert cells(text, "PGD-100, ε = 0.1")[::3] == ["0.90 %", "19.92 %"]

@@ -6,7 +6,7 @@ from absl.testing import flagsaver
 from bars import in_place_of_data
 from programs import SMALL, run, small_model
 
-from trainers import evaluate
+from trainers import evaluate, summarize
 
 
 @pytest.fixture

@@ -6,7 +6,9 @@ import pytest
 from bars import in_place_of_data, split
 from programs import run
 
-from stable_node_tf.saved_model import export
+from stable_node_tf.saved_model import (
+    load_classifier,
+)
 from trainers import train
 
 TINY = {"width": 8, "num_steps": 4, "epochs": 2, "batch_size": 16, "seed": 3}
@@ -46,7 +48,7 @@ def test_train_writes_models_and_a_summary(tmp_path, data, capsys):
     model = keras.saving.load_model(tmp_path / "model.keras")
     images = split(8, 5).images.astype(np.float32) / 255.0
     np.testing.assert_allclose(
-        model(images), export.load(tmp_path)(images), atol=1e-5
+        model(images), load_classifier(tmp_path)(images), atol=1e-5
     )
     assert {path.name for path in tmp_path.iterdir()} == {
         *("1", "checkpoints", "model.keras", "train.json"),

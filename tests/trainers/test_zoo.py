@@ -6,7 +6,10 @@ from absl import app, flags
 from absl.testing import flagsaver
 from bars import split
 
-from stable_node_tf.saved_model import export
+from stable_node_tf.evaluation import sanity_checks
+from stable_node_tf.saved_model import (
+    load_classifier,
+)
 from trainers import attack_suite, model_card, zoo
 from trainers.certified_recipe import CertifiedRecipe
 from trainers.data import datasets
@@ -81,7 +84,7 @@ def test_builds_carries_on_and_leaves_alone_what_is_there(
     assert results["digest"] == before
     assert results["recipe"]["delta_bar"] == 0.0
     test = split(30, 2)
-    answers = export.load(directory).predict(test.pixels)["label"]
+    answers = load_classifier(directory).predict(test.pixels)["label"]
     assert results["checked"]["correct"] == np.sum(answers == test.labels)
     factors = [
         layer.get("norm") or layer["lipschitz_bound"]
@@ -104,7 +107,7 @@ def test_an_interrupted_build_keeps_no_export_of_other_code(
     tmp_path, tiny, monkeypatch
 ):
     exports = []
-    whole = export.export
+    whole = zoo.save_classifier
 
     def counted(*arguments):
         exports.append(arguments)
@@ -113,7 +116,7 @@ def test_an_interrupted_build_keeps_no_export_of_other_code(
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export, "export", counted)
+    monkeypatch.setattr(zoo, "save_classifier", counted)
     monkeypatch.setattr(attack_suite, "run", interrupted)
     for digest, expected in (("one", 1), ("one", 1), ("two", 2)):
         monkeypatch.setattr(zoo, "package_digest", lambda d=digest: d)

@@ -122,12 +122,12 @@ def clip_log_norm(
 
     Small entries of t are raised first, which leaves it a certificate. At a
     nearest certified matrix with a row and a column of zeros t_i is zero; for
-    such a T every step of the optimiser would be undone in that row. For the
+    such a T every step of the optimizer would be undone in that row. For the
     same reason the next t is at least a hundredth of the root mean square of
     the singular values of A. A t that is not within a factor 1e4 of that root,
     because A was zero before or has jumped, makes place for the root itself.
 
-    The better T is a step of `stable_node_tf.stability.clipping.certificate_step` away.
+    The better T is one step of `certificate_step`, in this package, away.
 
     Args:
       matrix: A, of shape (d, d), float32 or float64.
@@ -179,7 +179,7 @@ def clip_log_norm(
     ball = _certified_ball(
         certificate, delta_bar, alpha, step, size, matrix.dtype
     )
-    scaled = wide + tf.linalg.diag(ball.centre)
+    scaled = wide + tf.linalg.diag(ball.center)
     row = tf.expand_dims(ball.row, 1)
     scaled = tf.cast(scaled * row * ball.column, matrix.dtype)
     rates = BallRates(*(tf.cast(rate, matrix.dtype) for rate in ball.rates))
@@ -195,7 +195,7 @@ def clip_log_norm(
     # Products take less time than quotients.
     moved = tf.cast(clipped.matrix, tf.float64) * (1.0 / row)
     moved *= 1.0 / ball.column
-    moved = tf.cast(moved - tf.linalg.diag(ball.centre), matrix.dtype)
+    moved = tf.cast(moved - tf.linalg.diag(ball.center), matrix.dtype)
     moved = tf.where(clipped.inside, tf.cast(wide, matrix.dtype), moved)
     least = _SMALLEST_SHARE * tf.where(finite, typical, largest)
     proposal = certificate * tf.exp(tf.cast(change, tf.float64))
@@ -220,10 +220,10 @@ def _distance(moved, wide):
 class _Ball(NamedTuple):
     """The certified set of T as a ball, by vectors of shape (d,).
 
-    It is |W|₂ <= 1 with W = row[:, None] (B + diag(centre)) column.
+    It is |W|₂ <= 1 with W = row[:, None] (B + diag(center)) column.
     """
 
-    centre: tf.Tensor
+    center: tf.Tensor
     row: tf.Tensor
     column: tf.Tensor
     rates: BallRates
@@ -245,23 +245,23 @@ def _certified_ball(certificate, delta_bar, alpha, step, size, dtype):
     p = 1.0 + step * r * certificate
     e = r + step * m**2 * certificate
     row = tf.sqrt(p * e / (2 * certificate))
-    centre = m * certificate / e
+    center = m * certificate / e
     part = alpha * certificate / (2 * e)
     root = np.sqrt(size)
     largest = root * tf.sqrt(abs(delta_bar) + tf.reduce_max(part))
-    scale = largest / tf.reduce_min(row) + root * tf.reduce_max(centre)
+    scale = largest / tf.reduce_min(row) + root * tf.reduce_max(center)
     scale += root * r * tf.reduce_max(certificate)
     scale += abs(delta_bar) * (1.0 + (1.0 / r if r > 0.0 else 0.0))
     q = delta_bar - _ROUNDING_ALLOWANCE * scale + part
-    room = 2 * _unit(dtype) * (root + tf.norm(row * centre / tf.sqrt(q)))
+    room = 2 * _unit(dtype) * (root + tf.norm(row * center / tf.sqrt(q)))
     column = tf.math.rsqrt(q) / (1.0 - room)
     growth = step * m**2 * certificate / e
     rates = BallRates(
         (step * r * certificate / p + growth - 1.0) / 2,
         -part * (1.0 - growth) / (2 * q),
-        row * centre * (1.0 - growth) * column,
+        row * center * (1.0 - growth) * column,
     )
-    return _Ball(centre, row, column, rates)
+    return _Ball(center, row, column, rates)
 
 
 def _clip_symmetric_part(matrix, delta_bar):

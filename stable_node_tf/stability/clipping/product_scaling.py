@@ -56,7 +56,7 @@ def scale_into_bound(
     δ is homogeneous in every kernel, so c = (bound/λ)^(1/k) does, λ being what
     the multipliers prove; the certificate scales along. Before that, the
     multipliers take two damped Newton steps towards better ones: carried from
-    one optimiser step to the next they stay near the best. Multipliers that
+    one optimizer step to the next they stay near the best. Multipliers that
     prove nothing any more are replaced by neutral ones. The result leaves room
     for the rounding errors of storing the kernels. Kernels that are not finite
     get the factor 1, and the multipliers stay as they are.
@@ -86,7 +86,7 @@ def scale_into_bound(
     sizes = [kernel.shape[0] for kernel in kernels]
     size, count = sizes[-1], len(sizes)
     # Logarithms, because norms and their product may overflow.
-    kernels, logs = zip(*map(_normalised, kernels), strict=True)
+    kernels, logs = zip(*map(_normalized, kernels), strict=True)
     form = quadratic_form(kernels, alpha)
     neutral = tf.constant(neutral_multipliers(sizes, alpha))
     carried = rescaled(multipliers, sizes, [tf.exp(-log) for log in logs])
@@ -97,9 +97,9 @@ def scale_into_bound(
     theta = tf.where(warm <= cold, carried, neutral)
     reached = tf.minimum(warm, cold)
     weight = _GAP * tf.maximum(reached, _GAP) / float(sum(sizes) + size)
-    ahead, centre = theta, centred_bound(form, theta, weight, size)
+    ahead, center = theta, centred_bound(form, theta, weight, size)
     for _ in range(_NEWTON_STEPS):
-        centre, ahead, _ = newton_step(form, centre, ahead, weight, size)
+        center, ahead, _ = newton_step(form, center, ahead, weight, size)
     valid = tf.reduce_all(tf.math.is_finite(ahead) & (ahead > 0.0))
     moved = reached_bound(form, tf.where(valid, ahead, theta), size)
     valid &= moved <= (1.0 + _GAP) * reached
@@ -123,7 +123,7 @@ def scale_into_bound(
     )
 
 
-def _normalised(kernel):
+def _normalized(kernel):
     """A of norm 1, or less where it was below 1e-6, and the log of the rest."""
     peak = tf.maximum(tf.reduce_max(tf.abs(kernel)), _SMALLEST_NORM)
     shape = kernel / peak

@@ -1,4 +1,4 @@
-"""Projection onto the certified set: a semidefinite programme by ADMM.
+"""Projection onto the certified set: a semidefinite program by ADMM.
 
 In NumPy, whose LAPACK eigendecomposition and small arrays made a projection
 three times faster at d = 40 and 64 than the same loop of TensorFlow operations.
@@ -193,9 +193,9 @@ def clip_to_certified(B, t, bound, alpha):
     weight = np.sqrt(
         t[:, None] * (2 * bound / radius + alpha / radius**2 * t)[None, :]
     )
-    centre = np.diag(middle / radius * t)
-    U, values, Vt = np.linalg.svd((B + centre) / weight)
-    return weight * ((U * np.minimum(values, 1.0)) @ Vt) - centre, t
+    center = np.diag(middle / radius * t)
+    U, values, Vt = np.linalg.svd((B + center) / weight)
+    return weight * ((U * np.minimum(values, 1.0)) @ Vt) - center, t
 
 
 def project_certified(
@@ -207,7 +207,7 @@ def project_certified(
 ) -> CertifiedProjection:
     """Nearest B with δ_T(B) <= δ̄ for some T = diag(t), to a tolerance.
 
-    Minimises ½|B - A|² over (B, t) subject to the linear matrix inequality
+    Minimizes ½|B - A|² over (B, t) subject to the linear matrix inequality
 
         M(B, t) = [ δ̄I - m·sym(B) - (r/2) T    c√(r/2) Bᵀ ]
                   [ c√(r/2) B                   c² T       ]  ⪰ 0,

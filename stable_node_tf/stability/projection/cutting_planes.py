@@ -34,7 +34,7 @@ class ExactProjection(NamedTuple):
 
 
 def nonnegative_quadratic(gram, linear, start):
-    """Maximises linearᵀc - ½ cᵀ gram c over c >= 0, by an active-set method.
+    """Maximizes linearᵀc - ½ cᵀ gram c over c >= 0, by an active-set method.
 
     After Lawson and Hanson, Solving Least Squares Problems (1974), chapter 23,
     from a warm start.
@@ -131,7 +131,7 @@ def project_exact(matrix, bound, alpha, vectors, slopes, tolerance, time_limit):
 
     Every unit x and vertex D of [α, 1]^d give a half-space ⟨D x xᵀ, B⟩ <= δ̄;
     the projection onto finitely many is B = A - Σ c_k D_k x_k x_kᵀ with c >= 0
-    from a small quadratic programme. New cuts are local maxima of
+    from a small quadratic program. New cuts are local maxima of
     (D, x) -> xᵀDBx over δ̄, then, when no search finds any, those that an exact
     oracle finds: all vertices up to d = 14, branch and bound above.
 
@@ -139,7 +139,7 @@ def project_exact(matrix, bound, alpha, vectors, slopes, tolerance, time_limit):
       matrix: A, float64, of shape (d, d), of norm about 1.
       bound: δ̄.
       alpha: smallest slope.
-      vectors: first x_k, in columns, not normalised, of shape (d, p).
+      vectors: first x_k, in columns, not normalized, of shape (d, p).
       slopes: diagonals of the first D_k, in columns, of shape (d, p).
       tolerance: on δ(B) - δ̄, absolute.
       time_limit: seconds.

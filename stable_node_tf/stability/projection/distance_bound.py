@@ -48,8 +48,8 @@ def distance_lower_bound(matrix, vectors, slopes, bound) -> float:
 def improve_cuts(matrix, near, multiplier, bound, alpha, count, rounds):
     """Vectors x_k whose cuts prove a large distance.
 
-    Maximises ⟨G, A⟩ - ½|G|² - δ̄ Σ |x_k|², G = Σ D_k x_k x_kᵀ, over all vectors
-    at once (a low-rank factorisation of the dual problem, after Burer and
+    Maximizes ⟨G, A⟩ - ½|G|² - δ̄ Σ |x_k|², G = Σ D_k x_k x_kᵀ, over all vectors
+    at once (a low-rank factorization of the dual problem, after Burer and
     Monteiro, 2003): nonlinear conjugate gradients with the D_k held fixed,
     along which the objective is a quartic, then new D_k from B = A - G.
 

@@ -13,7 +13,7 @@ from stable_node_tf.checks import (
     check_number,
     check_positive,
 )
-from stable_node_tf.stability.certificate_search import minimise_certificate
+from stable_node_tf.stability.certificate_search import minimize_certificate
 from stable_node_tf.stability.log_norm import certified_log_norm
 from stable_node_tf.stability.projection.certified_projection import (
     project_certified,
@@ -231,7 +231,7 @@ def _witnessed(A, alpha):
 
 def _best_certificate(A, alpha, tolerance):
     norm, ones = _norm(A), np.ones((1, len(A)))
-    t = minimise_certificate(
+    t = minimize_certificate(
         A[None] / norm, ones, alpha * ones, ones, tolerance
     )
     return t[0].numpy() * norm

@@ -1,4 +1,4 @@
-"""Classifiers as SavedModels, for TensorFlow Serving and for evaluation."""
+"""Classifiers written as SavedModels, for TensorFlow Serving."""
 
 import re
 import shutil
@@ -35,121 +35,7 @@ _OUTPUTS = signatures.OUTPUTS
 _PYTHON_OPS = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
 
 
-class ExportedModel:
-    """A reloaded SavedModel, called like the Keras model it came from.
-
-    Calling it maps images (batch, ...) to logits (batch, classes) and is
-    differentiable, so that attacks run on the artifact itself.
-
-    Attributes:
-        path: the version directory it was read from.
-        input_name: name of the input of the signature, for example "image".
-        input_spec: its `tf.TensorSpec`, batch dimension None.
-
-    Example:
-        >>> image = keras.Input((2,), name="image")
-        >>> model = keras.Model(image, keras.layers.Dense(3)(image))
-        >>> with tempfile.TemporaryDirectory() as directory:
-        ...     _ = export(model, directory)
-        ...     exported = load(directory)
-        >>> exported.input_name, exported(tf.zeros([5, 2])).shape.as_list()
-        ('image', [5, 3])
-        >>> exported.predict(np.zeros([5, 2]))["label"].shape
-        (5,)
-    """
-
-    def __init__(self, path: Path, artifact: Any, signature: Any):
-        """Wraps what `tf.saved_model.load` returned; use `load` instead."""
-        self.path = path
-        self._artifact = artifact  # owns the variables of the signature
-        self._signature = signature
-        [(self.input_name, self.input_spec)] = (
-            signature.structured_input_signature[1].items()
-        )
-
-    def __call__(self, images: Any) -> Any:
-        """Computes logits, (batch, classes), of images (batch, ...)."""
-        return self._answers(images)["logits"]
-
-    def predict(self, images: Any) -> dict[str, np.ndarray]:
-        """Computes all outputs of the signature.
-
-        Args:
-            images: array (batch, ...) in the units the model was trained on,
-                converted to the dtype of the input.
-
-        Returns:
-            `logits` and `probabilities`, floats (batch, classes), and
-            `label`, int64 (batch,), the class with the largest logit. A model
-            with a single logit z has `logits` (batch, 1), `probabilities`
-            (batch, 2), of which the second is sigmoid(z), and label 1 where
-            z > 0, 0 elsewhere.
-
-        Raises:
-            ValueError: if the images do not have the shape of the input, or are
-                refused by the signature, see `stable_node_tf.saved_model.signatures`, or
-                the input is of integers and the images are not.
-        """
-        answers = self._answers(images)
-        return {name: answers[name].numpy() for name in _OUTPUTS}
-
-    def certify(self, images: Any) -> dict[str, np.ndarray]:
-        """Computes all outputs of `predict` and how far they are proven.
-
-        Args:
-            images: as for `predict`.
-
-        Returns:
-            Those of `predict`, and `certified_radius`, float64 (batch,): no
-            image closer than that in the ℓ2 norm has another label, in the
-            arithmetic of `stable_node_tf.certification.certifier.Certifier.holds_for`.
-
-        Raises:
-            ValueError: as `predict`, or if the model could not be certified
-                when it was exported.
-        """
-        if CERTIFY_SIGNATURE not in self._artifact.signatures:
-            raise ValueError(
-                f"The SavedModel in {self.path} must have the signature "
-                f"{CERTIFY_SIGNATURE}: models that `certifier` accepts have "
-                "one, of others `export` warns. Received: a model without"
-            )
-        signature = self._artifact.signatures[CERTIFY_SIGNATURE]
-        answers = self._answers(images, signature)
-        return {name: value.numpy() for name, value in answers.items()}
-
-    def _answers(self, images: Any, signature: Any = None) -> dict[str, Any]:
-        spec = self.input_spec
-        try:
-            images, received = tf.cast(images, spec.dtype), images
-            if spec.dtype.is_integer:
-                # Fractions would be cut off, and all of [0, 1) be 0.
-                tf.debugging.assert_equal(
-                    tf.cast(images, tf.float64), tf.cast(received, tf.float64)
-                )
-        except (TypeError, ValueError, tf.errors.OpError) as error:
-            raise ValueError(
-                f"{self.input_name} must be an array of numbers that "
-                f"{spec.dtype.name} can hold. "
-                f"Received: {_first_line(error)}"
-            ) from error
-        if not spec.shape.is_compatible_with(images.shape):
-            raise ValueError(
-                f"{self.input_name} must have shape {spec.shape}. "
-                f"Received: shape {images.shape}"
-            )
-        signature = signature or self._signature
-        try:
-            answers: dict[str, Any] = signature(**{self.input_name: images})
-        except tf.errors.OpError as error:
-            raise ValueError(
-                f"The SavedModel in {self.path} does not answer: "
-                f"{reason(error)}"
-            ) from error
-        return answers
-
-
-def export(
+def save_classifier(
     model: keras.Model,
     directory: str | Path,
     *,
@@ -163,12 +49,12 @@ def export(
     of `ExportedModel.predict`; of its name, what is neither an ASCII letter nor
     a digit becomes "_". The artifact holds TensorFlow operations only and can
     be differentiated after reloading. A model that
-    `stable_node_tf.certification.certifier.certifier` accepts gets a second signature,
+    `stable_node_tf.certification.certifier` accepts gets a second signature,
     `certify`, with the outputs of `ExportedModel.certify`; for others there is
     a warning that says why they have none. Models of images
-    take bytes and PNG files as well. `stable_node_tf.saved_model.signatures` describes
-    all signatures and the requests that they refuse; TensorFlow Serving warms
-    them up from assets.extra.
+    take bytes and PNG files as well. `stable_node_tf.saved_model.signatures`
+    describes all signatures and the requests that they refuse; TensorFlow
+    Serving warms them up from assets.extra.
 
     The export appears under its name only once it is complete: until then an
     earlier export stays in place, and other versions are not touched. One
@@ -209,7 +95,7 @@ def export(
         >>> image = keras.Input((2,), name="image")
         >>> model = keras.Model(image, keras.layers.Dense(3)(image))
         >>> with tempfile.TemporaryDirectory() as directory:
-        ...     export(model, directory).name
+        ...     save_classifier(model, directory).name
         '1'
     """
     spec = _input_spec(model)
@@ -238,81 +124,6 @@ def export(
         _replace(target, complete, Path(scratch) / "replaced")
     _remove_leftovers(parent)
     return target
-
-
-def load(directory: str | Path) -> ExportedModel:
-    """Reads a SavedModel back.
-
-    Its files are compared with their checksums first: TensorFlow would end the
-    process on some damaged graphs. Without checksums, as in a SavedModel that
-    `export` has not written, there is a warning. A SavedModel is a program;
-    load those that you trust only.
-
-    Args:
-        directory: what was given to `export`, of which the highest version is
-            read, or one version directory itself.
-
-    Returns:
-        An `ExportedModel`.
-
-    Raises:
-        FileNotFoundError: if there is no such directory, or no SavedModel in
-            it.
-        ValueError: if the SavedModel is damaged or does not have the
-            signature that `export` writes.
-
-    Example:
-        >>> load("/nowhere")
-        Traceback (most recent call last):
-        ...
-        FileNotFoundError: directory must exist, and must not be a file.
-        Received: directory=/nowhere
-    """
-    path = _newest_version(Path(directory))
-    try:
-        if (path / checksums.NAME).exists():
-            checksums.verify(path)
-        else:
-            warnings.warn(
-                f"{path} has no {checksums.NAME}: if the SavedModel is "
-                "damaged, TensorFlow may end the process without a message.",
-                stacklevel=2,
-            )
-        artifact = tf.saved_model.load(str(path))
-    except Exception as error:  # the loader raises whatever it trips over
-        raise ValueError(
-            f"The SavedModel in {path} is damaged or unreadable: "
-            f"{_first_line(error)}"
-        ) from error
-    signature = artifact.signatures.get(SIGNATURE)
-    if signature is None:
-        raise ValueError(
-            f"The SavedModel in {path} must have the signature {SIGNATURE}. "
-            f"Received: signatures {sorted(artifact.signatures)}"
-        )
-    inputs = signature.structured_input_signature[1]
-    outputs = signature.structured_outputs
-    if len(inputs) != 1 or not set(_OUTPUTS) <= set(outputs):
-        raise ValueError(
-            f"The signature {SIGNATURE} in {path} must have one input and the "
-            f"outputs {', '.join(_OUTPUTS)}. Received: inputs "
-            f"{sorted(inputs)}, outputs {sorted(outputs)}"
-        )
-    [image] = inputs.values()
-    logits = outputs["logits"]
-    if (
-        not (image.dtype.is_floating or image.dtype.is_integer)
-        or not image.shape.rank
-        or not logits.dtype.is_floating
-        or logits.shape.rank != 2
-    ):
-        raise ValueError(
-            f"The signature {SIGNATURE} in {path} must map numbers of shape "
-            "(batch, ...) to logits of shape (batch, classes). Received: "
-            f"{image.dtype.name} {image.shape} to {logits.dtype.name} "
-            f"{logits.shape}"
-        )
-    return ExportedModel(path, artifact, signature)
 
 
 def _input_spec(model: keras.Model) -> tf.TensorSpec:
@@ -500,28 +311,3 @@ def _remove_leftovers(parent: Path) -> None:
     """Removes what exports that were killed have left behind."""
     for leftover in parent.glob(".exporting-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _newest_version(directory: Path) -> Path:
-    if not directory.is_dir():
-        raise FileNotFoundError(
-            "directory must exist, and must not be a file. "
-            f"Received: directory={directory}"
-        )
-    if (directory / "saved_model.pb").is_file():
-        return directory
-    versions = [
-        path
-        for path in directory.iterdir()
-        if path.name.isdecimal() and (path / "saved_model.pb").is_file()
-    ]
-    if not versions:
-        raise FileNotFoundError(
-            "directory must hold a SavedModel, in itself or under an integer "
-            f"version such as 1. Received: directory={directory}"
-        )
-    return max(versions, key=lambda path: int(path.name))
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]

@@ -1,6 +1,6 @@
 """Asks TensorFlow Serving for the labels of a test set, over gRPC.
 
-    python examples/client_grpc.py --model=stable_network --certify
+    python examples/serving/client_grpc.py --model=stable_network --certify
 
 Needs the extra "serving": pip install 'stable-node-tf[serving]'.
 """

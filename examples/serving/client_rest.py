@@ -1,6 +1,6 @@
 """Asks TensorFlow Serving for the labels of a test set, over REST.
 
-    python examples/client_rest.py --model=stable_network --images=png
+    python examples/serving/client_rest.py --model=stable_network --images=png
 
 Needs the extra "serving": pip install 'stable-node-tf[serving]'.
 """
