@@ -30,7 +30,7 @@ from trainers.baseline_recipe import BaselineRecipe, baselines
 from trainers.data import datasets
 from trainers.measurement import EPSILONS, environment, points
 from trainers.summarize import summary
-from trainers.variants import PRESETS, describe
+from trainers.variants import describe, preset
 
 _DATASET = flags.DEFINE_enum(
     "dataset", "mnist", datasets.NAMES, "Images.", allow_override=True
@@ -148,9 +148,7 @@ def compare(
 
 
 def _chosen() -> dict[str, BaselineRecipe]:
-    recipe = dataclasses.replace(
-        PRESETS["default"], dataset=_DATASET.value, seed=_SEED.value
-    )
+    recipe = preset("default", _DATASET.value, _SEED.value)
     if _EPOCHS.value is not None:
         recipe = dataclasses.replace(recipe, epochs=_EPOCHS.value)
     recipes = baselines(recipe)

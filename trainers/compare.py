@@ -59,7 +59,7 @@ from trainers.measurement import (
     points,
 )
 from trainers.recipe import Recipe
-from trainers.variants import PRESETS, describe, variants
+from trainers.variants import PRESETS, describe, preset, variants
 
 # Of these the stronger one counts, for each image.
 _PGD = attack_suite.Suite(
@@ -109,9 +109,7 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
     # Retracing is what several models in one process need.
     logging.set_verbosity(logging.ERROR)
-    recipe = dataclasses.replace(
-        PRESETS[_PRESET.value], dataset=_DATASET.value, seed=_SEED.value
-    )
+    recipe = preset(_PRESET.value, _DATASET.value, _SEED.value)
     if _EPOCHS.value is not None:
         recipe = dataclasses.replace(recipe, epochs=_EPOCHS.value)
     try:

@@ -37,7 +37,7 @@ from trainers.attack_suite import attack_curve
 from trainers.data import datasets
 from trainers.measurement import environment, points
 from trainers.recipe import Recipe
-from trainers.variants import PRESETS, variants
+from trainers.variants import preset, variants
 
 EPSILONS = (0.02, 0.04, 0.06, 0.08, 0.1)
 
@@ -73,9 +73,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
-    recipe = dataclasses.replace(
-        PRESETS["paper"], dataset=_DATASET.value, seed=_SEED.value
-    )
+    recipe = preset("paper", _DATASET.value, _SEED.value)
     if _EPOCHS.value is not None:
         recipe = dataclasses.replace(recipe, epochs=_EPOCHS.value)
     try:

@@ -46,7 +46,7 @@ from trainers.measurement import (
     package_digest,
 )
 from trainers.recipe import Recipe
-from trainers.variants import PRESETS, variants
+from trainers.variants import preset, variants
 
 _RADII = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.25, 1.58, 2.0)
 _FGSM = attack_suite.Suite(
@@ -87,8 +87,7 @@ def recipes() -> dict[str, Recipe | CertifiedRecipe]:
     """How every model of the zoo is trained, by its name."""
     zoo: dict[str, Recipe | CertifiedRecipe] = {}
     for dataset in datasets.NAMES:
-        preset = dataclasses.replace(PRESETS["default"], dataset=dataset)
-        for name, recipe in variants(preset).items():
+        for name, recipe in variants(preset("default", dataset)).items():
             zoo[f"{dataset}_{name}"] = recipe
         zoo[f"{dataset}_certified"] = CertifiedRecipe(dataset=dataset)
     return zoo

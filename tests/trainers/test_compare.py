@@ -9,7 +9,7 @@ from stable_node_tf import ode_classifier
 from stable_node_tf.saved_model import (
     load_classifier,
 )
-from trainers import attack_suite, compare, outcomes
+from trainers import attack_suite, compare, outcomes, variants
 
 FEW = dataclasses.replace(
     compare._PGD, epsilons=[0.0, 0.1], pgd_steps=3, jit_compile=False
@@ -33,7 +33,7 @@ def test_compare_end_to_end(tmp_path, data, monkeypatch, capsys):
         epochs=12,
         batch_size=16,
     )
-    monkeypatch.setitem(compare.PRESETS, "paper", tiny)
+    monkeypatch.setitem(variants.PRESETS, "paper", tiny)
     monkeypatch.setattr(compare, "EPSILONS", (0.0, 0.1, 0.3))
     monkeypatch.setattr(compare, "_PGD", FEW)
     monkeypatch.setattr(compare, "_PGD_IMAGES", 16)

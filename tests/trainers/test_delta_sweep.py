@@ -7,7 +7,7 @@ from bars import split
 from figures import texts
 from programs import run
 
-from trainers import delta_sweep, delta_sweep_picture
+from trainers import delta_sweep, delta_sweep_picture, variants
 from trainers.data import datasets
 from trainers.recipe import Recipe
 
@@ -23,7 +23,7 @@ def data(monkeypatch):
 
 def test_sweep_from_the_command_line_twice(tmp_path, data, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
-    monkeypatch.setitem(delta_sweep.PRESETS, "paper", TINY)
+    monkeypatch.setitem(variants.PRESETS, "paper", TINY)
     arguments = dict(num_bounds=3, readout_epochs=2, results=tmp_path)
     run(delta_sweep, **arguments)
     directory = tmp_path / "mnist" / "delta_sweep"

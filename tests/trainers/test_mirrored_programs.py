@@ -21,7 +21,7 @@ from bars import split
 from stable_node_tf.saved_model import (
     load_classifier,
 )
-from trainers import certify, compare
+from trainers import certify, compare, variants
 from trainers.data import datasets
 
 PROGRAMS = {
@@ -43,8 +43,8 @@ def run_all(directory):
     )
     tiny = datasets.Dataset(split(256, 0), split(0, 1), split(40, 2))
     datasets.load = lambda *_, **__: tiny
-    compare.PRESETS["default"] = dataclasses.replace(
-        compare.PRESETS["default"], width=8, num_steps=3
+    variants.PRESETS["default"] = dataclasses.replace(
+        variants.PRESETS["default"], width=8, num_steps=3
     )
     compare.EPSILONS = (0.0, 0.1)
     compare._PGD = dataclasses.replace(
