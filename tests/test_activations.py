@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stable_node_tf import activations
+from stable_node_tf import StableODELayer, activations
 from stable_node_tf.activations import (
     CustomActivation,
     LeakyTanh,
@@ -189,14 +189,45 @@ def test_get_knows_names_and_passes_objects_through():
     assert activations.get(activation) is activation
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Softer(activations.Activation):
+    """A stranger's class, without a slope by hand."""
+
+    name = "softer"
+
+    def __call__(self, x):
+        return ((1 + self.alpha) * x + (1 - self.alpha) * tf.sin(x)) / 2
+
+
 class Steeper(LeakyTanh):
     def value_and_slope(self, x):
         return 2.0 * x, 2.0 * tf.ones_like(x)
 
 
-def test_get_refuses_slopes_that_nobody_checked():
-    with pytest.raises(TypeError, match="CustomActivation.*Steeper"):
+class WrongSlope(LeakyTanh):
+    def value_and_slope(self, x):
+        return super().value_and_slope(x)[0], tf.ones_like(x)
+
+
+def test_classes_of_your_own():
+    assert isinstance(activations.get("softer"), Softer)
+    layer = StableODELayer(activation=Softer(0.4), delta_bar=0.0)
+    assert layer(tf.ones((2, 3))).shape == (2, 3)
+    assert layer.stability().delta_upper <= 0.0
+    layer = StableODELayer.from_config(layer.get_config())
+    assert isinstance(layer.activation, Softer) and layer.alpha == 0.4
+    assert not layer.activation.proven and LeakyTanh.proven
+    assert "softer" not in activations.NAMES
+    with pytest.raises(ValueError, match="Softer with name='leaky_tanh'"):
+        type("Softer", (Softer,), {"name": "leaky_tanh"})
+
+
+def test_get_measures_slopes_that_nobody_proved():
+    with pytest.raises(ValueError, match=r"Steeper\(alpha=0.1\) with slope 2"):
         activations.get(Steeper(0.1))
+    with pytest.raises(ValueError, match="`value_and_slope` must return"):
+        activations.get(WrongSlope(0.1))
+    assert not WrongSlope.proven
 
 
 def test_get_refuses_the_unknown():

@@ -17,10 +17,6 @@ from stable_node_tf import (
 from stable_node_tf.checks import check_number
 from trainers.data import datasets
 
-_ACTIVATIONS = {
-    "smooth_leaky_relu": activations.SmoothLeakyReLU,
-    "leaky_tanh": activations.LeakyTanh,
-}
 ENCODER_INITIALIZERS = ("glorot_uniform", "zeros")
 
 
@@ -74,7 +70,7 @@ class Recipe:
         """Refuses values that no training run can have."""
         for name, choices in (
             ("dataset", datasets.NAMES),
-            ("activation", tuple(_ACTIVATIONS)),
+            ("activation", activations.NAMES),
             ("solver", solvers.NAMES),
             ("encoder_initializer", ENCODER_INITIALIZERS),
             ("jit_compile", (False, True)),
@@ -125,7 +121,7 @@ class Recipe:
         return MarginCrossentropy(self.scale, self.offset)
 
     def _activation(self) -> Any:
-        return _ACTIVATIONS[self.activation](self.alpha)
+        return activations.BY_NAME[self.activation](self.alpha)
 
     def _solver(self) -> Any:
         solver = solvers.get(self.solver)

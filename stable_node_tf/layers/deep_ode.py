@@ -11,7 +11,7 @@ from stable_node_tf.checks import check_count, check_not_negative
 from stable_node_tf.constraints.product_log_norm import ProductLogNormConstraint
 from stable_node_tf.layers.ode_layer import ODELayer
 from stable_node_tf.layers.solver_bounds import LipschitzBound, field_lipschitz
-from stable_node_tf.solvers.deep_field import DeepField
+from stable_node_tf.solvers.fields import DeepField
 from stable_node_tf.stability.clipping.product_scaling import scale_into_bound
 from stable_node_tf.stability.lipschitz import (
     network_lipschitz,

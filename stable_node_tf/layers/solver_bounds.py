@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 from numpy.typing import ArrayLike
 
 from stable_node_tf import solvers
-from stable_node_tf.solvers.tableaux import EULER, SSP_RUNGE_KUTTA_3
+from stable_node_tf.solvers.euler import EULER
+from stable_node_tf.solvers.runge_kutta import computes_tableau
+from stable_node_tf.solvers.ssp_runge_kutta_3 import SSP_RUNGE_KUTTA_3
 from stable_node_tf.stability.lipschitz import (
     euler_lipschitz,
     euler_step_lipschitz,
@@ -18,15 +20,6 @@ from stable_node_tf.stability.lipschitz import (
     ssprk3_step_lipschitz,
 )
 from stable_node_tf.stability.log_norm import euler_log_norm
-
-# Types are compared, not instances: a subclass may compute anything.
-_EXPLICIT = (
-    solvers.Euler,
-    solvers.SSPRungeKutta3,
-    solvers.KuttaThreeEighths,
-    solvers.RungeKutta4,
-    solvers.DormandPrince5,
-)
 
 
 class LipschitzBound(NamedTuple):
@@ -143,4 +136,4 @@ def counted(count: int, noun: str) -> str:
 
 def _is_explicit(solver: Any) -> bool:
     """Whether it is a Runge-Kutta scheme with weights that are not negative."""
-    return type(solver) in _EXPLICIT and min(solver.tableau.weights) >= 0.0
+    return computes_tableau(solver) and min(solver.tableau.weights) >= 0.0

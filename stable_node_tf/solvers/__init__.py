@@ -6,24 +6,32 @@ Adaptive: TFP's `DormandPrince` and `BDF` with a step cap, and
 them from a name; `integrate` is the one call that a layer needs.
 """
 
+from stable_node_tf.solvers.dormand_prince_5 import DormandPrince5
+from stable_node_tf.solvers.euler import Euler
+from stable_node_tf.solvers.fields import LayerField
 from stable_node_tf.solvers.fixed_grid import FixedGrid
 from stable_node_tf.solvers.implicit_midpoint import ImplicitMidpoint
 from stable_node_tf.solvers.integrate import integrate
-from stable_node_tf.solvers.layer_field import LayerField
-from stable_node_tf.solvers.per_sample import PerSampleDormandPrince
-from stable_node_tf.solvers.runge_kutta import (
-    DormandPrince5,
-    Euler,
-    ExplicitRungeKutta,
-    KuttaThreeEighths,
-    RungeKutta4,
-    SSPRungeKutta3,
+from stable_node_tf.solvers.kutta_three_eighths import KuttaThreeEighths
+from stable_node_tf.solvers.per_sample_dormand_prince import (
+    PerSampleDormandPrince,
 )
-from stable_node_tf.solvers.serialization import NAMES, get, serialize
+from stable_node_tf.solvers.runge_kutta import (
+    ButcherTableau,
+    ExplicitRungeKutta,
+)
+from stable_node_tf.solvers.runge_kutta_4 import RungeKutta4
+from stable_node_tf.solvers.serialization import get, serialize
+from stable_node_tf.solvers.solver import BY_NAME
+from stable_node_tf.solvers.ssp_runge_kutta_3 import SSPRungeKutta3
 from stable_node_tf.solvers.step_statistics import StepStatistics
+
+NAMES = tuple(sorted(BY_NAME))
+"""The names that `get` knows."""
 
 __all__ = [
     "NAMES",
+    "ButcherTableau",
     "DormandPrince5",
     "Euler",
     "ExplicitRungeKutta",

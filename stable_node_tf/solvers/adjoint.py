@@ -13,7 +13,7 @@ which is traced only if a derivative of the gradient is asked for, and so on.
 
 import functools
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -24,8 +24,7 @@ from stable_node_tf.solvers.checked_field import (
     checked_field,
     is_self_contained,
 )
-
-OdeFn = Callable[..., Any]
+from stable_node_tf.solvers.solver import OdeFn
 
 _FLOWS: weakref.WeakKeyDictionary[ode.Solver, dict[OdeFn, "Flow"]] = (
     weakref.WeakKeyDictionary()
@@ -37,10 +36,6 @@ def flow_of(solver: ode.Solver, ode_fn: OdeFn) -> "Flow":
 
     Self-contained fields are traced once for each solver and shape, however
     often graphs hold their flow.
-
-    Args:
-      solver: a solver whose gradients are those of `tfp.math.ode.Solver`.
-      ode_fn: function of a scalar time, a state and constants.
     """
     if not is_self_contained(ode_fn):
         return Flow(capped(solver), checked_field(ode_fn))
@@ -83,11 +78,11 @@ class Flow:
         state: tf.Tensor,
         constants: Mapping[str, tf.Tensor],
     ) -> tf.Tensor:
-        """Returns the state at time `end`; there is no gradient to times.
+        """Returns the state at time `end` > `start`, both without gradients.
 
         Args:
           start: time of `state`, a scalar.
-          end: a scalar, above `start`.
+          end: a scalar.
           state: finite tensor.
           constants: finite tensors, passed to `ode_fn` by name.
         """
@@ -99,38 +94,26 @@ class Flow:
         constants = tf.nest.map_structure(_in_reverse_mode, constants)
         return self._differentiable(start, end, state, constants, None)
 
-    def _differentiable(
-        self,
-        start: tf.Tensor,
-        end: tf.Tensor,
-        state: tf.Tensor,
-        constants: Mapping[str, tf.Tensor],
-        known: tf.Tensor | None,
-    ) -> tf.Tensor:
+    def _differentiable(self, start, end, state, constants, known):
         """Returns the last state, which may be known, with its derivatives."""
 
         @tf.custom_gradient
-        def run(state: tf.Tensor, *flat: tf.Tensor) -> Any:
+        def run(state, *flat):
             fixed = tf.nest.pack_sequence_as(constants, flat)
             if known is None:
                 shares = self._shared and not tf.executing_eagerly()
                 solve = self._traced_solve if shares else self._solve
-                last = tf.stop_gradient(
-                    solve(
-                        start,
-                        end,
-                        *tf.nest.map_structure(
-                            tf.stop_gradient, (state, fixed)
-                        ),
-                    )
+                arguments = tf.nest.map_structure(
+                    tf.stop_gradient, (state, fixed)
                 )
+                last = tf.stop_gradient(solve(start, end, *arguments))
             else:
                 last = known
                 if not self._shared:
                     # `tf.custom_gradient` must see which variables are read.
                     self._ode_fn(start, state, **fixed)
 
-            def gradient(upstream: tf.Tensor, **watched: Any) -> Any:
+            def gradient(upstream, **watched):
                 variables = watched.get("variables", [])
                 sums = [*tf.nest.flatten(fixed), *variables]
                 # A constant to the tape, made to depend on u(0) and θ.
@@ -152,13 +135,7 @@ class Flow:
 
         return run(state, *tf.nest.flatten(constants))
 
-    def _solve(
-        self,
-        start: tf.Tensor,
-        end: tf.Tensor,
-        state: tf.Tensor,
-        constants: Mapping[str, tf.Tensor],
-    ) -> tf.Tensor:
+    def _solve(self, start, end, state, constants):
         ode_fn = self._ode_fn
         if self._shared and not tf.executing_eagerly():
             # A stage becomes a call of one function, traced once.
@@ -169,10 +146,10 @@ class Flow:
         times = end[tf.newaxis]
         return self._solver._solve(ode_fn, start, state, times).states[0]
 
-    def _adjoint(self, shape: Any, variables: Sequence[Any]) -> "Flow":
+    def _adjoint(self, shape, variables):
         """Returns the flow of (u, λ, γ), in the time -t."""
 
-        def system(time: Any, packed: tf.Tensor, **constants: Any) -> tf.Tensor:
+        def system(time, packed, **constants):
             sums = [*tf.nest.flatten(constants), *variables]
             state, adjoint, _ = _unpack(packed, shape, sums)
             with tf.GradientTape() as tape:
@@ -186,25 +163,24 @@ class Flow:
             )
             return _pack(-slope, adjoint_slope, sums)
 
+        make_solver = self._solver._make_adjoint_solver_fn
         if not self._shared or tf.is_tensor(shape):
-            return Flow(self._solver._make_adjoint_solver_fn(), system)
+            return Flow(make_solver(), system)
         key = tuple(shape)
         if key not in self._adjoints:
-            self._adjoints[key] = Flow(
-                self._solver._make_adjoint_solver_fn(), system, shared=True
-            )
+            self._adjoints[key] = Flow(make_solver(), system, shared=True)
         return self._adjoints[key]
 
 
 @tf.custom_gradient
-def _in_reverse_mode(tensor: tf.Tensor) -> Any:
+def _in_reverse_mode(tensor):
     """Returns `tensor`, and refuses to be differentiated in forward mode.
 
     Forward accumulators ask for gradients while no tape records, and would
     take those of `ode_fn` for zero.
     """
 
-    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+    def gradient(upstream):
         one = tf.ones(())
         with tf.GradientTape() as tape:
             tape.watch(one)
@@ -220,39 +196,33 @@ def _in_reverse_mode(tensor: tf.Tensor) -> Any:
     return tf.identity(tensor), gradient
 
 
-def _shape(tensor: tf.Tensor) -> Any:
-    """Returns what `tf.reshape` takes, without a tensor if that can be."""
+def _shape(tensor):
+    """Returns what `tf.reshape` takes: no tensor, if that can be."""
     static = tensor.shape
     if static.rank is None or list(static).count(None) > 1:
         return tf.shape(tensor)
     return [-1 if size is None else size for size in static]
 
 
-def _pack(
-    state: tf.Tensor, adjoint: tf.Tensor, sums: Sequence[tf.Tensor]
-) -> tf.Tensor:
+def _pack(state, adjoint, sums):
     """Returns one vector: it takes fewer operations than a nest of tensors."""
     parts = [tf.reshape(x, [-1]) for x in (*sums, state, adjoint)]
     return tf.concat([tf.cast(part, state.dtype) for part in parts], axis=0)
 
 
-def _unpack(
-    packed: tf.Tensor, shape: Any, sums: Sequence[Any]
-) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+def _unpack(packed, shape, sums):
+    """Takes `_pack` back; `sums` have the shapes of those that it was given."""
     sums = [tf.convert_to_tensor(x) for x in sums]
-    sizes = [x.shape.num_elements() for x in sums]
+    known = [x.shape.num_elements() for x in sums]
     sizes = [
         tf.size(x) if size is None else size
-        for x, size in zip(sums, sizes, strict=True)
+        for x, size in zip(sums, known, strict=True)
     ]
     parts = tf.split(packed[: sum(sizes)], sizes) if sums else []
     pair = packed[sum(sizes) :]
     state, adjoint = (tf.reshape(x, shape) for x in tf.split(pair, 2))
-    return (
-        state,
-        adjoint,
-        [
-            tf.cast(tf.reshape(part, tf.shape(x)), x.dtype)
-            for part, x in zip(parts, sums, strict=True)
-        ],
-    )
+    sums = [
+        tf.cast(tf.reshape(part, tf.shape(x)), x.dtype)
+        for part, x in zip(parts, sums, strict=True)
+    ]
+    return state, adjoint, sums

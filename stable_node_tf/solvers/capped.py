@@ -1,5 +1,6 @@
 """TFP's adaptive solvers with a cap on their steps and finite results."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +11,22 @@ from tensorflow_probability.python.math import ode
 from stable_node_tf.solvers.dormand_prince_step import (
     advanced,
     estimated_error,
+    step_factor,
 )
-from stable_node_tf.solvers.failed_rows import nan_where
+from stable_node_tf.solvers.nan_where import nan_where
+from stable_node_tf.solvers.solver import BY_NAME
 
 MAX_NUM_STEPS = 1000
-_ADVICE = (
-    "Raise max_num_steps, loosen rtol and atol, use a fixed grid ('euler' or "
-    "'rk4'), or 'bdf' if the problem is stiff."
+_ARGUMENTS = {"rtol": 1e-5, "atol": 1e-6, "max_num_steps": MAX_NUM_STEPS}
+
+BY_NAME["dormand_prince"] = functools.partial(
+    ode.DormandPrince, first_step_size=0.1, **_ARGUMENTS
+)
+BY_NAME["bdf"] = functools.partial(
+    ode.BDF,
+    first_step_size=1e-3,
+    make_adjoint_solver_fn=BY_NAME["dormand_prince"],
+    **_ARGUMENTS,
 )
 
 
@@ -38,13 +48,11 @@ class _CappedDormandPrince(ode.DormandPrince):
     ) -> tf.Tensor:
         """Returns the state at time `end` without derivatives of its own."""
 
-        def running(count: Any, time: Any, size: Any, *_: Any) -> Any:
+        def running(count, time, size, state, slope):
             moves = time + size > time  # false for NaN
             return (time < end) & moves & (count < self._max_num_steps)
 
-        def body(
-            count: Any, time: Any, size: Any, state: Any, slope: Any
-        ) -> Any:
+        def body(count, time, size, state, slope):
             size = tf.minimum(size, end - time)
             ahead, slopes = advanced(ode_fn, time, size, state, slope)
             last = ode_fn(time + size, ahead)
@@ -57,43 +65,33 @@ class _CappedDormandPrince(ode.DormandPrince):
             return (
                 count + 1,
                 moved,
-                size * self._factor(ratio),
+                size * step_factor(ratio, self.ORDER + 1, *factors),
                 tf.where(accept, ahead, state),
                 tf.where(accept, last, slope),
             )
 
-        size = tf.cast(self._first_step_size, state.dtype)
-        first = (tf.constant(0), start, size, state, ode_fn(start, state))
-        _, time, _, last, _ = tf.while_loop(running, body, first)
-        stuck = ~(time >= end)
-        with tf.control_dependencies(
-            [refuse(stuck, self.name, self._max_num_steps)]
-        ):
-            return nan_where(stuck, last)
-
-    def _error_ratio(
-        self, error: tf.Tensor, state: tf.Tensor, ahead: tf.Tensor
-    ) -> tf.Tensor:
-        """TFP's: the root mean square of squares, over the whole batch."""
-        larger = tf.maximum(tf.abs(state), tf.abs(ahead))
-        rtol, atol = (tf.cast(x, state.dtype) for x in (self._rtol, self._atol))
-        scaled = tf.square(error / (atol + rtol * larger))
-        return tf.sqrt(tf.reduce_mean(tf.square(scaled)))
-
-    def _factor(self, ratio: tf.Tensor) -> tf.Tensor:
-        """What TFP multiplies the size of the next step by."""
-        safety, smallest, largest = (
-            tf.cast(x, ratio.dtype)
+        size, *factors = (
+            tf.cast(x, state.dtype)
             for x in (
+                self._first_step_size,
                 self._safety_factor,
                 self._min_step_size_factor,
                 self._max_step_size_factor,
             )
         )
-        positive = tf.maximum(ratio, 1e-30)
-        factor = safety * tf.pow(positive, -1 / (self.ORDER + 1))
-        factor = tf.clip_by_value(factor, smallest, largest)
-        return tf.where(tf.math.is_finite(ratio), factor, smallest)
+        first = (tf.constant(0), start, size, state, ode_fn(start, state))
+        _, time, _, last, _ = tf.while_loop(running, body, first)
+        stuck = ~(time >= end)
+        check = refuse(stuck, self.name, self._max_num_steps)
+        with tf.control_dependencies([check]):
+            return nan_where(stuck, last)
+
+    def _error_ratio(self, error, state, ahead):
+        """TFP's: the root mean square of squares, over the whole batch."""
+        larger = tf.maximum(tf.abs(state), tf.abs(ahead))
+        rtol, atol = (tf.cast(x, state.dtype) for x in (self._rtol, self._atol))
+        scaled = tf.square(error / (atol + rtol * larger))
+        return tf.sqrt(tf.reduce_mean(tf.square(scaled)))
 
 
 class _CappedBDF(ode.BDF):
@@ -102,9 +100,8 @@ class _CappedBDF(ode.BDF):
     def _solve(self, *args: Any, **kwargs: Any) -> Any:
         results = super()._solve(*args, **kwargs)
         stuck = results.diagnostics.status < 0
-        with tf.control_dependencies(
-            [refuse(stuck, self.name, self._max_num_steps)]
-        ):
+        check = refuse(stuck, self.name, self._max_num_steps)
+        with tf.control_dependencies([check]):
             return results._replace(states=nan_where(stuck, results.states))
 
 
@@ -119,7 +116,9 @@ def refuse(stuck: tf.Tensor, name: str, max_num_steps: Any) -> Any:
             (
                 f"{name} did not reach the next solution time in "
                 f"max_num_steps={max_num_steps} steps, or its step size "
-                f"underflowed or became NaN. {_ADVICE}"
+                "underflowed or became NaN. Raise max_num_steps, loosen rtol "
+                "and atol, use a fixed grid ('euler' or 'rk4'), or 'bdf' if "
+                "the problem is stiff."
             )
         ],
     )
@@ -140,9 +139,8 @@ def capped(solver: ode.Solver) -> ode.Solver:
 
 def arguments_of(solver: ode.Solver) -> dict[str, Any]:
     """Returns what a TFP solver was constructed with, bar its adjoint."""
-    parameters = inspect.signature(type(solver).__init__).parameters
     return {
         name: getattr(solver, f"_{name}")
-        for name in parameters
-        if name not in ("self", "make_adjoint_solver_fn")
+        for name in inspect.signature(type(solver)).parameters
+        if name != "make_adjoint_solver_fn"
     }

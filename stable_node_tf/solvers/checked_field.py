@@ -12,12 +12,9 @@ def checked_field(ode_fn: Callable[..., Any]) -> Callable[..., Any]:
     Solvers broadcast, so that a derivative of another shape would end in an
     error of theirs, or in a wrong answer.
 
-    Args:
-      ode_fn: function of a time, a state and constants.
-
     Raises:
-      ValueError: when called, if the derivative has not the structure, shapes
-        and dtypes of the state.
+      ValueError: when called, if structure, shapes or dtypes of the derivative
+        are not those of the state.
 
     >>> checked_field(lambda t, u: u[:1])(0.0, tf.ones(2))
     Traceback (most recent call last):
@@ -25,7 +22,7 @@ def checked_field(ode_fn: Callable[..., Any]) -> Callable[..., Any]:
     ValueError: `ode_fn` must return the structure, shape and dtype of the ...
     """
 
-    def checked(time: Any, state: Any, **constants: Any) -> Any:
+    def checked(time, state, **constants):
         derivative = ode_fn(time, state, **constants)
         try:
             if tf.is_tensor(state):
@@ -42,15 +39,15 @@ def checked_field(ode_fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_self_contained(ode_fn: Callable[..., Any]) -> bool:
-    """Tells whether a field closes over no tensor and treats rows alone.
+    """Whether a field closes over no tensor and treats each row alone.
 
-    Such a field says so itself, and has an equal where it is the same. Then
-    one trace serves all its solves, and rows may be added to a batch.
+    Such a field says so itself, and equals every other field that computes the
+    same. Then one trace serves all solves, and rows may be added to a batch.
     """
     return getattr(ode_fn, "self_contained", False)
 
 
-def _fitting(state: tf.Tensor, derivative: Any) -> tf.Tensor:
+def _fitting(state, derivative):
     derivative = tf.convert_to_tensor(derivative, dtype_hint=state.dtype)
     if derivative.dtype != state.dtype or not (
         derivative.shape.is_compatible_with(state.shape)
@@ -59,7 +56,7 @@ def _fitting(state: tf.Tensor, derivative: Any) -> tf.Tensor:
     return derivative
 
 
-def _described(value: Any) -> str:
+def _described(value):
     if isinstance(value, dict | list | tuple):
         return repr(tf.nest.map_structure(_described, value))
     if hasattr(value, "dtype") and hasattr(value, "shape"):

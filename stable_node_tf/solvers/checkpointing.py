@@ -1,6 +1,6 @@
 """Back-propagation that keeps the start of each segment and nothing else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -38,8 +38,7 @@ def checkpointed_loop(
       `constants`, and to nothing that `segment` closes over.
 
     >>> double = lambda index, u, c: 2 * u
-    >>> u = tf.constant(3.0)
-    >>> pull_back = pull_back_by_tape(double)
+    >>> u, pull_back = tf.constant(3.0), pull_back_by_tape(double)
     >>> float(checkpointed_loop(double, pull_back, u, (), 2))
     12.0
     """
@@ -47,11 +46,11 @@ def checkpointed_loop(
     width = len(tf.nest.flatten(state))
 
     @tf.custom_gradient
-    def run(*arguments: tf.Tensor) -> Any:
+    def run(*arguments):
         start, fixed = arguments[:width], arguments[width:]
         fixed = pack(constants, fixed)
 
-        def forward(index: Any, current: Any, saved: Any) -> Any:
+        def forward(index, current, saved):
             saved = [
                 s.write(index, u) for s, u in zip(saved, current, strict=True)
             ]
@@ -72,30 +71,19 @@ def checkpointed_loop(
         # Plain tensors: a SavedModel could not keep the arrays themselves.
         starts = [array.stack() for array in arrays]
 
-        def gradient(*upstream: tf.Tensor) -> Any:
-            def backward(index: Any, upstream: Any, sums: Any) -> Any:
-                upstream, terms = pull_back(
-                    index,
-                    pack(state, [u[index] for u in starts]),
-                    fixed,
-                    pack(state, upstream),
-                )
-                terms = tf.nest.flatten(terms)
-                sums = [s + t for s, t in zip(sums, terms, strict=True)]
-                return index - 1, tf.nest.flatten(upstream), sums
+        def gradient(*upstream):
+            def pull_segment_back(index, upstream):
+                start = pack(state, [u[index] for u in starts])
+                return pull_back(index, start, fixed, pack(state, upstream))
 
-            _, upstream, sums = tf.while_loop(
-                lambda index, *_: index >= 0,
-                backward,
-                (
-                    tf.constant(num_segments - 1),
-                    list(upstream),
-                    [tf.zeros_like(c) for c in arguments[width:]],
-                ),
+            return sweep_back(
+                pull_segment_back,
+                num_segments,
+                list(upstream),
+                arguments[width:],
                 maximum_iterations=num_segments,
                 parallel_iterations=1,
             )
-            return [*upstream, *sums]
 
         return tuple(end), gradient
 
@@ -103,12 +91,47 @@ def checkpointed_loop(
     return pack(state, tf.nest.flatten(end))
 
 
+def sweep_back(
+    pull_back: Callable[[Any, Any], tuple[Any, Any]],
+    count: Any,
+    upstream: list[tf.Tensor],
+    constants: Sequence[tf.Tensor],
+    **options: Any,
+) -> list[tf.Tensor]:
+    """Pulls a gradient back through `count` steps, the last one first.
+
+    Args:
+      pull_back: (index, gradients of the end of a step) -> gradients with
+        respect to its start, and to the constants.
+      count: number of steps.
+      upstream: gradients of the last end.
+      constants: tensors with the shapes of the second gradients.
+      **options: for `tf.while_loop`.
+
+    Returns:
+      Gradients with respect to the first start, then to the constants.
+    """
+
+    def body(index, upstream, sums):
+        upstream, terms = pull_back(index, upstream)
+        terms = tf.nest.flatten(terms)
+        sums = [s + t for s, t in zip(sums, terms, strict=True)]
+        return index - 1, tf.nest.flatten(upstream), sums
+
+    zeros = [tf.zeros_like(c) for c in constants]
+    _, upstream, sums = tf.while_loop(
+        lambda index, *_: index >= 0,
+        body,
+        (count - 1, upstream, zeros),
+        **options,
+    )
+    return [*upstream, *sums]
+
+
 def pull_back_by_tape(segment: Segment) -> PullBack:
     """Returns the `pull_back` of `segment` by automatic differentiation."""
 
-    def pull_back(
-        index: Any, state: Any, constants: Any, upstream: Any
-    ) -> tuple[Any, Any]:
+    def pull_back(index, state, constants, upstream):
         with tf.GradientTape() as tape:
             tape.watch((state, constants))
             end = segment(index, state, constants)

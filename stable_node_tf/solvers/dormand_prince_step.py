@@ -5,9 +5,18 @@ from typing import Any
 
 import tensorflow as tf
 
-from stable_node_tf.solvers.tableaux import (
-    DORMAND_PRINCE_5,
-    DORMAND_PRINCE_ERROR,
+from stable_node_tf.solvers.dormand_prince_5 import DORMAND_PRINCE_5
+
+# The weights of order 5 minus those of order 4, the seventh stage being the
+# derivative at the end of the step; the source is that of DORMAND_PRINCE_5.
+_ERROR_WEIGHTS = (
+    71 / 57600,
+    0.0,
+    -71 / 16695,
+    71 / 1920,
+    -17253 / 339200,
+    22 / 525,
+    -1 / 40,
 )
 
 
@@ -21,9 +30,9 @@ def advanced(
     """Returns the state at `time + size`, of order 5, and the six slopes.
 
     Args:
-      function: of a time and a state; returns the derivative of the state.
-      time: of `state`; like `size` it is broadcast with `state`.
-      size: of the step.
+      function: takes a time and a state to the derivative of the state.
+      time: the time of `state`, broadcast with it as `size` is.
+      size: how long the step is.
       state: floating tensor.
       slope: derivative of `state`, the first of the six slopes.
     """
@@ -40,16 +49,23 @@ def estimated_error(
 ) -> tf.Tensor:
     """Returns the difference to the embedded solution of order 4.
 
-    Args:
-      size: of the step.
-      slopes: the six slopes.
-      last: derivative at the end of the step.
+    `last` is the derivative at the end of the step.
     """
-    return size * _weighted(DORMAND_PRINCE_ERROR, [*slopes, last])
+    return size * _weighted(_ERROR_WEIGHTS, [*slopes, last])
 
 
-def _weighted(
-    weights: Sequence[float], slopes: Sequence[tf.Tensor]
+def step_factor(
+    ratio: tf.Tensor, order: int, safety: Any, smallest: Any, largest: Any
 ) -> tf.Tensor:
+    """Returns what the size of the next step is multiplied by.
+
+    `ratio` is the error of the last one, divided by the tolerance.
+    """
+    factor = safety * tf.pow(tf.maximum(ratio, 1e-30), -1 / order)
+    factor = tf.clip_by_value(factor, smallest, largest)
+    return tf.where(tf.math.is_finite(ratio), factor, smallest)
+
+
+def _weighted(weights, slopes):
     pairs = zip(weights, slopes, strict=True)
     return tf.add_n([a * k for a, k in pairs if a])

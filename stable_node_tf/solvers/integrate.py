@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -14,20 +14,19 @@ from stable_node_tf.solvers.checked_field import (
     checked_field,
     is_self_contained,
 )
-from stable_node_tf.solvers.failed_rows import nan_where
-from stable_node_tf.solvers.fixed_grid import FixedGrid, in_dtype
-from stable_node_tf.solvers.layer_field import LayerField
+from stable_node_tf.solvers.fields import LayerField
+from stable_node_tf.solvers.fixed_grid import FixedGrid
+from stable_node_tf.solvers.nan_where import nan_where
 from stable_node_tf.solvers.reverse_sweep import solve_layer
-from stable_node_tf.solvers.runge_kutta import ExplicitRungeKutta
+from stable_node_tf.solvers.runge_kutta import computes_tableau
 from stable_node_tf.solvers.serialization import get
-
-OdeFn = Callable[..., Any]
+from stable_node_tf.solvers.solver import OdeFn, in_dtype
 
 _ROWS_MULTIPLE = 16
 
 
 def integrate(
-    solver: ode.Solver,
+    solver: str | dict[str, Any] | ode.Solver,
     ode_fn: OdeFn,
     state: tf.Tensor,
     terminal_time: float | tf.Tensor = 1.0,
@@ -38,37 +37,38 @@ def integrate(
     States in float16 and bfloat16 are integrated in float32; the constants
     are cast to the dtype of the integration.
 
-    Fixed grids are differentiated through the grid (explicit ones with a
-    `LayerField` by hand, which is faster, unless `terminal_time` is a tensor
-    and may need a gradient itself), `PerSampleDormandPrince` through the steps
-    it took, for `state` and `constants` only, and TFP's solvers by the
-    adjoint method, which sees the state, `constants` and variables and no
-    tensor that `ode_fn` closes over, and which solves backwards in time: on
-    stiff problems its gradients can be far off unless rtol is tight.
+    *Gradients.* Fixed grids are differentiated through the grid (explicit ones
+    with a `LayerField` by hand, which is faster, unless `terminal_time` is a
+    tensor and may need a gradient itself). `PerSampleDormandPrince` is
+    differentiated through the steps it took, for `state` and `constants` only.
+    TFP's solvers use the adjoint method, which sees the state, `constants` and
+    variables but no tensor that `ode_fn` closes over, and which solves
+    backwards in time: on stiff problems its gradients can be far off unless
+    rtol is tight.
 
-    Higher derivatives are those of the gradients, except that
-    `PerSampleDormandPrince` and `BDF` have none and that the adjoint method has
-    none in forward mode (`tf.autodiff.ForwardAccumulator`): these raise. Within
-    a loop of one's own (`tf.map_fn`) only fixed grids have them.
+    *Higher derivatives* are those of the gradients. `PerSampleDormandPrince`
+    and `BDF` have none, and the adjoint method has none in forward mode
+    (`tf.autodiff.ForwardAccumulator`): these raise. Within a loop of your own
+    (`tf.map_fn`) only fixed grids have them.
 
-    On a fixed grid, and by `PerSampleDormandPrince`, no bit of the result for
-    a row, or of its gradient, depends on the other rows. On their number it
-    depends as far as the kernels within `ode_fn` do, since matrix products
-    round differently in batches of another size: about 5e-7 on a fixed grid,
-    up to the tolerances where a step control amplifies that. The fields of
-    layers `PerSampleDormandPrince` is therefore given in whole blocks of 16
-    rows, and a function traced for batches of unknown size then gave the same
-    bits for all sizes that were tried. Traces for one size, and XLA, which
-    compiles another program for each, still round in their own ways.
+    *Rows.* On a fixed grid, and by `PerSampleDormandPrince`, no bit of the
+    result for a row, or of its gradient, depends on the other rows. On their
+    number it depends as far as the kernels within `ode_fn` do, since matrix
+    products round differently in batches of another size: about 5e-7 on a fixed
+    grid, up to the tolerances where a step control amplifies that.
+    `PerSampleDormandPrince` therefore pads the batches of layers to whole
+    blocks of 16 rows; a function traced for batches of unknown size then gave
+    the same bits for all sizes that were tried. Traces for one size, and XLA,
+    which compiles another program for each, still round in their own ways.
     `DormandPrince` chooses one step for the whole batch, so its rows depend on
     each other, within the tolerances. `BDF` is run row by row: independent, but
     slow, and slow to trace.
 
-    TFP's solvers run with a step cap, of 1000 if they have none. If they or
-    `PerSampleDormandPrince` fail, or if their input is not finite, an error
-    says so, eagerly and in graphs;
-    compiled by XLA, which has no errors, the rows concerned are NaN (all of
-    them for a failed `DormandPrince` solve or a constant that is not finite).
+    *Failures.* TFP's solvers run with a step cap, of 1000 if they have none. If
+    they or `PerSampleDormandPrince` fail, or if their input is not finite, an
+    error says so, eagerly and in graphs. XLA has no errors: there the rows
+    concerned are NaN (all of them for a failed `DormandPrince` solve or a
+    constant that is not finite).
 
     Args:
       solver: a solver, or anything else that `get` understands.
@@ -87,11 +87,11 @@ def integrate(
       ValueError: if `terminal_time` is not a positive and finite scalar, where
         this is known in advance, if `ode_fn` does not return the shape and
         dtype of the state, or if `BDF` meets a state with unknown d.
-      NotImplementedError: for derivatives that there are none of, see above.
+      NotImplementedError: for derivatives that do not exist, see above.
       tf.errors.InvalidArgumentError: as described above.
 
     >>> decay = lambda t, u, rate: -rate * u
-    >>> u = integrate(get("rk4"), decay, tf.ones((1, 2)), 1.0, {"rate": 2.0})
+    >>> u = integrate("rk4", decay, tf.ones((1, 2)), 1.0, {"rate": 2.0})
     >>> u.numpy().round(3)
     array([[0.135, 0.135]], dtype=float32)
     """
@@ -119,7 +119,7 @@ def integrate(
         lambda c: in_dtype(c, dtype), dict(constants or {})
     )
     if (
-        _takes_its_tableau(solver)
+        computes_tableau(solver)
         and isinstance(ode_fn, LayerField)
         and isinstance(given_time, numbers.Real)
     ):
@@ -134,13 +134,12 @@ def integrate(
             solver.checkpointed,
         )
     elif isinstance(solver, FixedGrid):
-        jacobian_fn = getattr(ode_fn, "jacobian", None)
         end = solver.solve(
             ode_fn,
             0.0,
             start,
             terminal_time[tf.newaxis],
-            jacobian_fn=jacobian_fn,
+            jacobian_fn=getattr(ode_fn, "jacobian", None),
             constants=constants,
         ).states[0]
     else:
@@ -148,22 +147,7 @@ def integrate(
     return tf.ensure_shape(tf.cast(end, state.dtype), state.shape)
 
 
-def _takes_its_tableau(solver: ode.Solver) -> bool:
-    """Whether the tableau says it all: subclasses may take other steps."""
-    cls: Any = type(solver)
-    return isinstance(solver, ExplicitRungeKutta) and all(
-        getattr(cls, name) is getattr(ExplicitRungeKutta, name)
-        for name in ("solve", "_advance", "_step")
-    )
-
-
-def _solve_to(
-    solver: ode.Solver,
-    ode_fn: OdeFn,
-    state: tf.Tensor,
-    terminal_time: tf.Tensor,
-    constants: Mapping[str, Any],
-) -> tf.Tensor:
+def _solve_to(solver, ode_fn, state, terminal_time, constants):
     if type(solver).solve is not ode.Solver.solve:
         count = tf.shape(state)[0]
         if is_self_contained(ode_fn):
@@ -179,7 +163,7 @@ def _solve_to(
     return flow_of(solver, ode_fn)(0.0, end, state, constants)
 
 
-def _whole_blocks(state: tf.Tensor) -> tf.Tensor:
+def _whole_blocks(state):
     """Appends copies of the first row up to a multiple of 16 rows.
 
     Kernels round differently in what is left over from whole registers, and
@@ -189,13 +173,7 @@ def _whole_blocks(state: tf.Tensor) -> tf.Tensor:
     return tf.concat([state, tf.tile(state[:1], [missing, 1])], axis=0)
 
 
-def _solve_finite(
-    solver: ode.Solver,
-    ode_fn: OdeFn,
-    state: tf.Tensor,
-    terminal_time: tf.Tensor,
-    constants: Mapping[str, Any],
-) -> tf.Tensor:
+def _solve_finite(solver, ode_fn, state, terminal_time, constants):
     """Solves with zeros where the input is not finite, and returns NaN there.
 
     NaN makes TFP's adaptive solvers run forever.
@@ -225,13 +203,7 @@ def _solve_finite(
     return nan_where(~rows, end)
 
 
-def _solve_by_row(
-    solver: ode.Solver,
-    ode_fn: OdeFn,
-    state: tf.Tensor,
-    terminal_time: tf.Tensor,
-    constants: Mapping[str, Any],
-) -> tf.Tensor:
+def _solve_by_row(solver, ode_fn, state, terminal_time, constants):
     """Solves each row on its own: BDF needs the static size of its system."""
     if not state.shape[1:].is_fully_defined():
         raise ValueError(
@@ -241,7 +213,7 @@ def _solve_by_row(
     row_fn = _RowField(ode_fn)
 
     @tf.function(autograph=False)
-    def solve_rows(state: tf.Tensor, constants: Mapping[str, Any]) -> tf.Tensor:
+    def solve_rows(state, constants):
         # Errors within `map_fn` would break eager gradients from then on.
         checked_field(ode_fn)(tf.zeros_like(terminal_time), state, **constants)
         return tf.map_fn(
@@ -257,15 +229,15 @@ def _solve_by_row(
 
 
 @tf.custom_gradient
-def _once_differentiable(tensor: tf.Tensor) -> Any:
+def _once_differentiable(tensor):
     """Returns `tensor`, whose gradients are refused one of their own.
 
     TensorFlow cannot differentiate a custom gradient in a loop twice.
     """
 
     @tf.custom_gradient
-    def once(upstream: tf.Tensor) -> Any:
-        def refuse(upstream: tf.Tensor) -> tf.Tensor:
+    def once(upstream):
+        def refuse(upstream):
             raise NotImplementedError(
                 "`BDF` has first derivatives only. Use 'dormand_prince' or a "
                 "fixed grid, 'implicit_midpoint' for stiff problems, for "

@@ -19,8 +19,11 @@ from typing import Any
 import tensorflow as tf
 
 from stable_node_tf.solvers import fixed_grid
-from stable_node_tf.solvers.checkpointing import checkpointed_loop
-from stable_node_tf.solvers.tableaux import ButcherTableau
+from stable_node_tf.solvers.checkpointing import (
+    checkpointed_loop,
+    sweep_back,
+)
+from stable_node_tf.solvers.runge_kutta import ButcherTableau
 
 
 def solve_layer(
@@ -46,42 +49,24 @@ def solve_layer(
       checkpointed: whether to keep only about √num_steps states for the
         sweep, and to take the steps between them again.
 
-    Returns:
-      Tensor with shape and dtype of `state`.
-
     >>> from stable_node_tf.activations import LeakyTanh
-    >>> from stable_node_tf.solvers.tableaux import EULER
+    >>> from stable_node_tf.solvers.euler import EULER
     >>> u, zero = tf.constant([[3.0]]), tf.zeros(1)
     >>> solve_layer(EULER, LeakyTanh(1.0), u, -tf.eye(1), zero, 1.0, 2).numpy()
     array([[0.75]], dtype=float32)
     """
     sweep = _Sweep(tableau, activation, terminal_time / num_steps)
-    if not checkpointed:
-        return _solve_recorded(sweep, state, kernel, bias, num_steps)
-    length, num_segments, rest = fixed_grid.segments(num_steps)
-    state = _solve_segments(sweep, state, kernel, bias, length, num_segments)
-    if rest:
-        state = _solve_segments(sweep, state, kernel, bias, rest, 1)
-    return state
+    if checkpointed:
+        for _, length, count in fixed_grid.segments(num_steps):
+            state = _solve_segments(sweep, state, (kernel, bias), length, count)
+        return state
 
-
-def _solve_recorded(
-    sweep: "_Sweep",
-    state: tf.Tensor,
-    kernel: tf.Tensor,
-    bias: tf.Tensor,
-    num_steps: int,
-) -> tf.Tensor:
     run, pull_back = sweep.passes(num_steps)
 
     @tf.custom_gradient
-    def solve(state: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> Any:
-        end, stages, slopes = run(state, kernel, bias, num_steps)
-
-        def gradient(upstream: tf.Tensor) -> Any:
-            return pull_back(upstream, stages, slopes, kernel)
-
-        return end, gradient
+    def solve(state, kernel, bias):
+        end, record = run(state, kernel, bias, num_steps)
+        return end, lambda upstream: pull_back(upstream, record, kernel)
 
     return solve(state, kernel, bias)
 
@@ -89,35 +74,30 @@ def _solve_recorded(
 def _solve_segments(
     sweep: "_Sweep",
     state: tf.Tensor,
-    kernel: tf.Tensor,
-    bias: tf.Tensor,
+    weights: tuple[tf.Tensor, tf.Tensor],
     length: int,
-    num_segments: int,
+    count: int,
 ) -> tf.Tensor:
     run, pull_back = sweep.passes(length)
 
-    def segment(index: Any, state: tf.Tensor, weights: Any) -> tf.Tensor:
+    def segment(index, state, weights):
         return run(state, *weights, length)[0]
 
-    def pull_segment_back(
-        index: Any, state: tf.Tensor, weights: Any, upstream: tf.Tensor
-    ) -> Any:
-        _, stages, slopes = run(state, *weights, length)
-        start, *sums = pull_back(upstream, stages, slopes, weights[0])
+    def pull_segment_back(index, state, weights, upstream):
+        _, record = run(state, *weights, length)
+        start, *sums = pull_back(upstream, record, weights[0])
         return start, tuple(sums)
 
-    return checkpointed_loop(
-        segment, pull_segment_back, state, (kernel, bias), num_segments
-    )
+    return checkpointed_loop(segment, pull_segment_back, state, weights, count)
 
 
 class _Sweep:
     """Steps forwards, which record stages and slopes, and backwards.
 
     In a graph each kind of step is a function of its own, traced once and
-    called for every step. TensorFlow puts its body in the place of the calls,
-    so that the graph that runs is the one that the operations would have made
-    one by one, which takes Python several times as long.
+    called for every step. TensorFlow replaces the calls by its body, so that
+    the graph that runs is the one that the operations would have made one by
+    one, which takes Python several times as long.
     """
 
     def __init__(
@@ -134,14 +114,16 @@ class _Sweep:
         self.weights = [size * b for b in tableau.weights]
 
     def passes(self, num_steps: int) -> tuple[Any, Any]:
-        """Returns the forward and the backward pass that suit `num_steps`."""
-        if num_steps * len(self.weights) <= fixed_grid.MAX_UNROLLED_STAGES:
-            return self.run_unrolled, self.pull_back_unrolled
-        return self.run_looped, self.pull_back_looped
+        """Returns the forward and the backward pass that suit `num_steps`.
 
-    def _step(
-        self, state: tf.Tensor, transposed: tf.Tensor, bias: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+        (u, A, b, num_steps) -> (end, record), and (gradient with respect to
+        the end, record, A) -> gradients with respect to u, A and b.
+        """
+        if num_steps * len(self.weights) <= fixed_grid.MAX_UNROLLED_STAGES:
+            return self._run_unrolled, self._pull_back_unrolled
+        return self._run_looped, self._pull_back_looped
+
+    def _step(self, state, transposed, bias):
         """Returns u⁺, the stages y_i and the slopes σ'(A y_i + b)."""
         stages: list[tf.Tensor] = []
         slopes: list[tf.Tensor] = []
@@ -154,13 +136,7 @@ class _Sweep:
             slopes.append(slope)
         return _combine(state, self.weights, values), stages, slopes
 
-    def _step_back(
-        self,
-        upstream: tf.Tensor,
-        stages: list[tf.Tensor],
-        slopes: list[tf.Tensor],
-        kernel: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _step_back(self, upstream, stages, slopes, kernel):
         """Returns the gradients with respect to u, A and b."""
         num_stages = len(self.weights)
         zetas = [upstream] * num_stages
@@ -184,44 +160,29 @@ class _Sweep:
             tf.reduce_sum(tf.add_n(zetas), axis=0),
         )
 
-    def run_unrolled(
-        self,
-        state: tf.Tensor,
-        kernel: tf.Tensor,
-        bias: tf.Tensor,
-        num_steps: int,
-    ) -> tuple[tf.Tensor, Any, Any]:
-        """Returns the end, and lists of lists of stages and slopes."""
+    def _run_unrolled(self, state, kernel, bias, num_steps):
         transposed = tf.transpose(kernel)
-        stages, slopes = [], []
+        record = []
         for _ in range(num_steps):
-            state, *record = self.step(state, transposed, bias)
-            stages.append(record[0])
-            slopes.append(record[1])
-        return state, stages, slopes
+            state, *of_step = self.step(state, transposed, bias)
+            record.append(of_step)
+        return state, record
 
-    def pull_back_unrolled(
-        self, upstream: tf.Tensor, stages: Any, slopes: Any, kernel: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns the gradients with respect to state, kernel and bias."""
+    def _pull_back_unrolled(self, upstream, record, kernel):
         products, sums = [], []
-        for ys, sigmas in zip(reversed(stages), reversed(slopes), strict=True):
-            upstream, *terms = self.step_back(upstream, ys, sigmas, kernel)
-            products.append(terms[0])
-            sums.append(terms[1])
+        for stages, slopes in reversed(record):
+            upstream, product, row = self.step_back(
+                upstream, stages, slopes, kernel
+            )
+            products.append(product)
+            sums.append(row)
         return upstream, tf.add_n(products), tf.add_n(sums)
 
-    def run_looped(
-        self,
-        state: tf.Tensor,
-        kernel: tf.Tensor,
-        bias: tf.Tensor,
-        num_steps: int,
-    ) -> tuple[tf.Tensor, Any, Any]:
-        """As `run_unrolled`, records of shape (num_steps, s, batch, d)."""
+    def _run_looped(self, state, kernel, bias, num_steps):
+        """Records stages and slopes of shape (num_steps, s, batch, d)."""
         transposed = tf.transpose(kernel)
 
-        def body(index: Any, state: Any, stages: Any, slopes: Any) -> Any:
+        def body(index, state, stages, slopes):
             state, ys, sigmas = self.step(state, transposed, bias)
             return (
                 index + 1,
@@ -230,12 +191,9 @@ class _Sweep:
                 slopes.write(index, tf.stack(sigmas)),
             )
 
+        shape = [len(self.weights), *state.shape]
         records = [
-            tf.TensorArray(
-                state.dtype,
-                num_steps,
-                element_shape=[len(self.weights), *state.shape],
-            )
+            tf.TensorArray(state.dtype, num_steps, element_shape=shape)
             for _ in range(2)
         ]
         _, end, stages, slopes = tf.while_loop(
@@ -244,38 +202,27 @@ class _Sweep:
             (tf.constant(0), state, *records),
             maximum_iterations=num_steps,
         )
-        return end, stages.stack(), slopes.stack()
+        return end, (stages.stack(), slopes.stack())
 
-    def pull_back_looped(
-        self, upstream: tf.Tensor, stages: Any, slopes: Any, kernel: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """As `pull_back_unrolled`, for the records of `run_looped`."""
+    def _pull_back_looped(self, upstream, record, kernel):
+        stages, slopes = record
         num_steps = stages.shape[0]
 
-        def body(index: Any, upstream: Any, kernel_sum: Any, bias_sum: Any):
+        def pull_back(index, upstream):
             ys, sigmas = tf.unstack(stages[index]), tf.unstack(slopes[index])
-            upstream, product, row = self.step_back(
-                upstream, ys, sigmas, kernel
-            )
-            return index - 1, upstream, kernel_sum + product, bias_sum + row
+            upstream, *terms = self.step_back(*upstream, ys, sigmas, kernel)
+            return upstream, terms
 
-        start = (
-            tf.constant(num_steps - 1),
-            upstream,
-            tf.zeros_like(kernel),
-            tf.zeros_like(kernel[0]),
-        )
-        return tf.while_loop(
-            lambda index, *_: index >= 0,
-            body,
-            start,
+        return sweep_back(
+            pull_back,
+            num_steps,
+            [upstream],
+            (kernel, kernel[0]),
             maximum_iterations=num_steps,
-        )[1:]
+        )
 
 
-def _combine(
-    state: tf.Tensor, row: list[float], values: list[tf.Tensor]
-) -> tf.Tensor:
+def _combine(state, row, values):
     """Returns state + Σ_j row_j values_j, skipping the zeros of `row`."""
     terms = [a * value for a, value in zip(row, values, strict=True) if a]
     return tf.add_n([state, *terms])

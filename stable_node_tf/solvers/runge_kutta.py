@@ -1,42 +1,79 @@
-"""Explicit Runge-Kutta schemes on a fixed grid."""
+"""Explicit Runge-Kutta schemes on a fixed grid.
 
-from typing import Any, ClassVar
+A scheme is a class with a `tableau` and a `name`, in a file of its own.
+"""
 
-import keras
+import itertools
+import math
+from typing import Any, ClassVar, NamedTuple
+
 import tensorflow as tf
 
-from stable_node_tf.solvers.fixed_grid import FixedGrid, OdeFn
-from stable_node_tf.solvers.tableaux import (
-    DORMAND_PRINCE_5,
-    EULER,
-    KUTTA_THREE_EIGHTHS,
-    RUNGE_KUTTA_4,
-    SSP_RUNGE_KUTTA_3,
-    ButcherTableau,
-)
+from stable_node_tf.solvers.fixed_grid import FixedGrid
 
-_PACKAGE = "stable_node_tf"
+
+class ButcherTableau(NamedTuple):
+    """An explicit Runge-Kutta scheme with s stages.
+
+    Stage i is k_i = f(t + h c_i, u + h Σ_{j<i} a_ij k_j), and the step is
+    u + h Σ_i b_i k_i. Notation of Hairer, Norsett, Wanner, Solving Ordinary
+    Differential Equations I, 2nd ed., section II.1.
+
+    Attributes:
+      nodes: c, of length s.
+      coefficients: the strictly lower triangle of a, row i of length i.
+      weights: b, of length s.
+    """
+
+    nodes: tuple[float, ...]
+    coefficients: tuple[tuple[float, ...], ...]
+    weights: tuple[float, ...]
+
+    def is_consistent(self) -> bool:
+        """Whether the parts fit, c_i = Σ_j a_ij, and the weights sum to 1."""
+        nodes, rows, weights = self
+        return (
+            len(nodes) == len(weights)
+            and list(map(len, rows)) == list(range(len(nodes)))
+            and math.isclose(sum(weights), 1.0, abs_tol=1e-12)
+            and all(
+                math.isclose(node, sum(row), abs_tol=1e-12)
+                for node, row in zip(nodes, rows, strict=True)
+            )
+        )
 
 
 class ExplicitRungeKutta(FixedGrid, settings=("tableau",)):
-    """The scheme of `tableau` on a fixed grid; see `FixedGrid`."""
+    """The scheme of `tableau` on a fixed grid; see `FixedGrid`.
+
+    A scheme of your own is a subclass with a tableau, and a `name` if `get` is
+    to know it. To be saved it must be registered with Keras.
+
+    >>> class Heun(ExplicitRungeKutta):
+    ...     tableau = ButcherTableau((0, 1), ((), (1,)), (1 / 2, 1 / 2))
+    >>> decay = lambda t, u: -u
+    >>> Heun(1).solve(decay, 0.0, tf.ones(1), [1.0]).states.numpy()
+    array([[0.5]], dtype=float32)
+    """
 
     tableau: ClassVar[ButcherTableau]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        tableau = vars(cls).get("tableau")
+        if isinstance(tableau, ButcherTableau) and not tableau.is_consistent():
+            raise ValueError(
+                "`tableau` must have s nodes, rows of length 0 to s - 1 that "
+                "sum to the nodes, and s weights that sum to 1. "
+                f"Received: {tableau} of {cls.__name__}"
+            )
 
     @property
     def num_stages(self) -> int:  # type: ignore[override]
         """Evaluations of the vector field in a step."""
         return len(self.tableau.weights)
 
-    def _step(
-        self,
-        ode_fn: OdeFn,
-        jacobian_fn: OdeFn | None,
-        time: tf.Tensor,
-        size: tf.Tensor,
-        state: Any,
-    ) -> tuple[Any, int]:
-        del jacobian_fn
+    def _step(self, ode_fn, jacobian_fn, time, size, state):
         nodes, coefficients, weights = self.tableau
         slopes: list[Any] = []
         for node, row in zip(nodes, coefficients, strict=True):
@@ -45,99 +82,41 @@ class ExplicitRungeKutta(FixedGrid, settings=("tableau",)):
         return _combine(state, size, weights, slopes), self.num_stages
 
 
-def _combine(
-    state: Any, size: tf.Tensor, row: tuple[float, ...], slopes: list[Any]
-) -> Any:
-    """Returns state + size sum_j row_j slopes_j, without zeros of `row`."""
+def computes_tableau(solver: Any) -> bool:
+    """Whether a solver takes the steps of its `tableau`, and nothing else.
+
+    So it is for instances of `ExplicitRungeKutta` whose class declares its
+    tableau and overrides no method: others may take any steps.
+
+    >>> class Halved(ExplicitRungeKutta):
+    ...     tableau = ButcherTableau((0,), ((),), (1,))
+    ...     def _step(self, ode_fn, jacobian_fn, time, size, state):
+    ...         return super()._step(ode_fn, jacobian_fn, time, size / 2, state)
+    >>> computes_tableau(Halved())
+    False
+    """
+    if not isinstance(solver, ExplicitRungeKutta):
+        return False
+    own = itertools.takewhile(
+        lambda cls: cls is not ExplicitRungeKutta, type(solver).__mro__
+    )
+    return type(getattr(type(solver), "tableau", None)) is ButcherTableau and (
+        not any(
+            callable(getattr(ExplicitRungeKutta, name, None))
+            or isinstance(vars(ExplicitRungeKutta).get(name), property)
+            for cls in own
+            for name in vars(cls)
+        )
+    )
+
+
+def _combine(state, size, row, slopes):
+    """Returns state + size Σ_j row_j slopes_j, without the zeros of `row`."""
     terms = [(a, k) for a, k in zip(row, slopes, strict=True) if a]
 
-    def combine(u: tf.Tensor, *ks: tf.Tensor) -> tf.Tensor:
-        total = u
+    def combine(u, *ks):
         for (a, _), k in zip(terms, ks, strict=True):
-            total = total + tf.cast(size * a, u.dtype) * k
-        return total
+            u = u + tf.cast(size * a, u.dtype) * k
+        return u
 
     return tf.nest.map_structure(combine, state, *(k for _, k in terms))
-
-
-@keras.saving.register_keras_serializable(package=_PACKAGE)
-class Euler(ExplicitRungeKutta):
-    """The explicit Euler method, order 1, on a fixed grid.
-
-    See `FixedGrid.solve` for shapes and gradients, `FixedGrid` for arguments.
-
-    >>> decay = lambda t, u: -u
-    >>> results = Euler(num_steps=2).solve(decay, 0.0, tf.ones(1), [1.0])
-    >>> results.states.numpy().tolist()
-    [[0.25]]
-    """
-
-    tableau = EULER
-
-
-@keras.saving.register_keras_serializable(package=_PACKAGE)
-class SSPRungeKutta3(ExplicitRungeKutta):
-    """Shu and Osher's strong-stability-preserving scheme, order 3.
-
-    A step is a convex combination of the state, one Euler step and three in a
-    row, all of the full size: a norm that no Euler step increases, no step
-    increases. See `FixedGrid.solve` and `FixedGrid`.
-
-    >>> decay = lambda t, u: -u
-    >>> solver = SSPRungeKutta3(num_steps=1)
-    >>> results = solver.solve(decay, 0.0, tf.ones(1), [1.0])
-    >>> results.states.numpy().round(4).tolist()
-    [[0.3332...]]
-    """
-
-    tableau = SSP_RUNGE_KUTTA_3
-
-
-@keras.saving.register_keras_serializable(package=_PACKAGE)
-class RungeKutta4(ExplicitRungeKutta):
-    """The classical Runge-Kutta method, order 4, on a fixed grid.
-
-    See `FixedGrid.solve` for shapes and gradients, `FixedGrid` for arguments.
-
-    >>> decay = lambda t, u: -u
-    >>> solver = RungeKutta4(num_steps=1)
-    >>> results = solver.solve(decay, 0.0, tf.ones(1), [1.0])
-    >>> results.states.numpy().round(4).tolist()
-    [[0.375]]
-    """
-
-    tableau = RUNGE_KUTTA_4
-
-
-@keras.saving.register_keras_serializable(package=_PACKAGE)
-class KuttaThreeEighths(ExplicitRungeKutta):
-    """Kutta's 3/8 rule, order 4, on a fixed grid.
-
-    Four stages like `RungeKutta4`, and usually half its error. See
-    `FixedGrid.solve` for shapes and gradients, `FixedGrid` for arguments.
-
-    >>> decay = lambda t, u: -u
-    >>> solver = KuttaThreeEighths(num_steps=1)
-    >>> results = solver.solve(decay, 0.0, tf.ones(1), [1.0])
-    >>> results.states.numpy().round(4).tolist()
-    [[0.375]]
-    """
-
-    tableau = KUTTA_THREE_EIGHTHS
-
-
-@keras.saving.register_keras_serializable(package=_PACKAGE)
-class DormandPrince5(ExplicitRungeKutta):
-    """Dormand and Prince's scheme of order 5, six stages, on a fixed grid.
-
-    The grid does not adapt: for step control see TFP's `DormandPrince` and
-    `PerSampleDormandPrince`. See `FixedGrid.solve` and `FixedGrid`.
-
-    >>> decay = lambda t, u: -u
-    >>> solver = DormandPrince5(num_steps=1)
-    >>> results = solver.solve(decay, 0.0, tf.ones(1), [1.0])
-    >>> results.states.numpy().round(4).tolist()
-    [[0.3682...]]
-    """
-
-    tableau = DORMAND_PRINCE_5

@@ -1,7 +1,6 @@
 """Solvers from names and configurations, and back."""
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -9,48 +8,10 @@ import numpy as np
 from tensorflow_probability.python.math import ode
 
 from stable_node_tf.deserialization import rebuilt
-from stable_node_tf.solvers.capped import (
-    CAPPED,
-    MAX_NUM_STEPS,
-    arguments_of,
-)
-from stable_node_tf.solvers.implicit_midpoint import ImplicitMidpoint
-from stable_node_tf.solvers.per_sample import PerSampleDormandPrince
-from stable_node_tf.solvers.runge_kutta import (
-    DormandPrince5,
-    Euler,
-    KuttaThreeEighths,
-    RungeKutta4,
-    SSPRungeKutta3,
-)
+from stable_node_tf.solvers.capped import CAPPED, arguments_of
+from stable_node_tf.solvers.solver import BY_NAME
 
-_BY_NAME: dict[str, Callable[[], ode.Solver]] = {
-    "euler": Euler,
-    "ssprk3": SSPRungeKutta3,
-    "rk4": RungeKutta4,
-    "rk38": KuttaThreeEighths,
-    "rk5": DormandPrince5,
-    "implicit_midpoint": ImplicitMidpoint,
-    "dormand_prince": functools.partial(
-        ode.DormandPrince,
-        rtol=1e-5,
-        atol=1e-6,
-        first_step_size=0.1,
-        max_num_steps=MAX_NUM_STEPS,
-    ),
-    "dormand_prince_per_sample": PerSampleDormandPrince,
-    "bdf": functools.partial(
-        ode.BDF,
-        rtol=1e-5,
-        atol=1e-6,
-        first_step_size=1e-3,
-        max_num_steps=MAX_NUM_STEPS,
-        make_adjoint_solver_fn=lambda: get("dormand_prince"),
-    ),
-}
-
-NAMES = tuple(_BY_NAME)
-"""The names that `get` knows."""
+_TFP_CLASSES = {f"tfp.math.ode.{cls.__name__}": cls for cls in CAPPED}
 
 
 def get(identifier: str | dict[str, Any] | ode.Solver) -> ode.Solver:
@@ -60,9 +21,9 @@ def get(identifier: str | dict[str, Any] | ode.Solver) -> ode.Solver:
       identifier: "euler", "ssprk3", "rk4", "rk38", "rk5" or
         "implicit_midpoint" (20 steps); "dormand_prince", "bdf" or
         "dormand_prince_per_sample" (rtol 1e-5, atol 1e-6, at most 1000 steps,
-        the last one 200; BDF's gradients by Dormand-Prince); a
-        `tfp.math.ode.Solver`, which passes through; or what `serialize`
-        returned.
+        the last one 200; BDF's gradients by Dormand-Prince); the `name` of a
+        `FixedGrid` of your own; a `tfp.math.ode.Solver`, which passes through;
+        or what `serialize` returned.
 
     Raises:
       ValueError: if the name, or the class in the dictionary, is not known.
@@ -71,27 +32,24 @@ def get(identifier: str | dict[str, Any] | ode.Solver) -> ode.Solver:
     >>> get("euler").num_steps
     20
     """
+    names = ", ".join(map(repr, sorted(BY_NAME)))
     solver: Any = identifier
     if isinstance(identifier, str):
-        if identifier not in _BY_NAME:
+        if identifier not in BY_NAME:
             raise ValueError(
-                f"`solver` must be one of {', '.join(map(repr, _BY_NAME))}, "
-                f"or a solver object. Received: solver={identifier!r}"
+                f"`solver` must be one of {names}, or a solver object. "
+                f"Received: solver={identifier!r}"
             )
-        return _BY_NAME[identifier]()
+        return BY_NAME[identifier]()
     if isinstance(identifier, dict):
         is_of_tfp = identifier.get("class_name") in list(_TFP_CLASSES)
         solver = rebuilt("solver", identifier, _of_tfp if is_of_tfp else None)
     if not isinstance(solver, ode.Solver):
         raise TypeError(
-            f"`solver` must be one of {', '.join(map(repr, _BY_NAME))}, a "
-            "tfp.math.ode.Solver, or what `serialize` made of one. "
-            f"Received: solver={identifier!r}"
+            f"`solver` must be one of {names}, a tfp.math.ode.Solver, or what "
+            f"`serialize` made of one. Received: solver={identifier!r}"
         )
     return solver
-
-
-_TFP_CLASSES = {f"tfp.math.ode.{cls.__name__}": cls for cls in CAPPED}
 
 
 def serialize(solver: ode.Solver) -> dict[str, Any]:
@@ -101,7 +59,7 @@ def serialize(solver: ode.Solver) -> dict[str, Any]:
     arguments, an adjoint solver of their own included; all others by Keras.
 
     Args:
-      solver: `Euler`, `RungeKutta4`, TFP's `DormandPrince` or `BDF`, or a
+      solver: a solver of this package, TFP's `DormandPrince` or `BDF`, or a
         solver whose class has `get_config` and is registered with
         `keras.saving.register_keras_serializable`.
 
@@ -110,8 +68,8 @@ def serialize(solver: ode.Solver) -> dict[str, Any]:
       ValueError: if its class is not registered, or if an argument of one of
         TFP's solvers is not a Python number, for instance a tensor.
 
-    >>> serialize(Euler(num_steps=5))["config"]
-    {'num_steps': 5}
+    >>> serialize(get("rk4"))["config"]
+    {'num_steps': 20, 'checkpointed': False}
     """
     if not isinstance(solver, ode.Solver):
         raise TypeError(
@@ -138,20 +96,19 @@ def serialize(solver: ode.Solver) -> dict[str, Any]:
 
 
 def _of_tfp(description: Mapping[str, Any]) -> ode.Solver:
-    cls = _TFP_CLASSES[description["class_name"]]
     arguments = dict(description["config"])
     adjoint = arguments.pop("adjoint_solver", None)
     if adjoint is not None:
         arguments["make_adjoint_solver_fn"] = lambda: get(adjoint)
-    return cls(**arguments)
+    return _TFP_CLASSES[description["class_name"]](**arguments)
 
 
 def _plain(name: str, value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, list | tuple | np.ndarray):
+    if isinstance(value, list | tuple):
         return [_plain(name, entry) for entry in value]
     raise ValueError(
         "To be saved, a solver must be constructed from Python numbers. "

@@ -1,21 +1,20 @@
 """What a step control did for each row of a batch."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 
 class StepStatistics(NamedTuple):
-    """What the step control of each row did.
+    """What the step control of each row did; all of shape (batch,).
 
     Attributes:
-      num_ode_fn_evaluations: evaluations of the vector field spent on the row,
-        of shape (batch,).
-      accepted: accepted steps, of shape (batch,).
-      rejected: rejected steps, of shape (batch,).
-      last_step: size of the last accepted step, of shape (batch,).
-      status: 0 where the row reached the last time, -1 where not, of shape
-        (batch,).
+      num_ode_fn_evaluations: evaluations of the vector field for the row.
+      accepted: accepted steps.
+      rejected: rejected steps.
+      last_step: size of the last accepted step.
+      status: 0 where the row reached the last time, -1 where not.
     """
 
     num_ode_fn_evaluations: tf.Tensor
@@ -25,12 +24,8 @@ class StepStatistics(NamedTuple):
     status: tf.Tensor
 
 
-def total_statistics(parts: list[StepStatistics]) -> StepStatistics:
-    """Sums the statistics of solves one after another, each from the last end.
-
-    Args:
-      parts: at least one, all for the same batch.
-    """
+def total_statistics(parts: Sequence[StepStatistics]) -> StepStatistics:
+    """Sums up solves one after another, at least one, of the same batch."""
     evaluations, accepted, rejected, last_steps, status = zip(
         *parts, strict=True
     )
