@@ -42,8 +42,10 @@ from solver_libraries import (
 _SHAPES = flags.DEFINE_list(
     "shapes", ["64x128", "64x512", "256x128", "256x512"], "d x batch."
 )
-_SECONDS = flags.DEFINE_float("seconds", 45.0, "Of turns, for each shape.")
-_TURNS = flags.DEFINE_integer("turns", 5, "But at least so many turns.")
+_SECONDS = flags.DEFINE_float(
+    "seconds", 45.0, "How long the turns of a shape go on."
+)
+_TURNS = flags.DEFINE_integer("turns", 5, "How many turns there are at least.")
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where to run.")
 _TF32 = flags.DEFINE_bool("tf32", False, "TF32 in products, on a GPU.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")

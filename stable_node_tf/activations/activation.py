@@ -26,9 +26,9 @@ class Activation(ReadOnlySettings, settings=("alpha", "name", "proven")):
     saved, the class must be registered with Keras. With a class attribute
     `name` it is known to `get` by that name.
 
-    The class keyword `proven=True` claims, of this very class and not of its
-    subclasses, that the slopes are proven and that the rounding of `__call__`
-    is bounded as docs/theory.md assumes.
+    The class keyword `proven=True` claims of this very class, not of its
+    subclasses, that the slopes are proven and that rounding is bounded as
+    docs/theory.md assumes.
 
     Args:
       alpha: smallest slope, in (0, 1].
@@ -69,12 +69,7 @@ class Activation(ReadOnlySettings, settings=("alpha", "name", "proven")):
         return y, tape.gradient(y, x)
 
     def check_slopes(self) -> None:
-        """Measures the slopes, once, unless they are proven.
-
-        Raises:
-          ValueError: if a slope was found that is not in [alpha, 1], or if this
-            is no elementwise, differentiable function with these slopes.
-        """
+        """Raises a ValueError if a slope is found that is not in [alpha, 1]."""
         if not (self.proven or "_checked" in vars(self)):
             check_slopes(self)
             self._checked = True

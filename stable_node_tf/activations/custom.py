@@ -57,12 +57,7 @@ class CustomActivation(Activation):
         return self.function(tf.convert_to_tensor(x))
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments, the function by its Keras name.
-
-        Raises:
-          ValueError: if the function could not be found again on loading,
-            because it is a lambda or is not registered with Keras.
-        """
+        """Returns the constructor arguments; refuses unregistered functions."""
         return {
             "function": _serialize_function(self.function),
             "alpha": self.alpha,

@@ -27,9 +27,7 @@ def get(identifier: str | dict[str, Any] | Activation) -> Activation:
     Raises:
       ValueError: if the name is not known, a dictionary describes nothing, or a
         slope was found outside [alpha, 1].
-      TypeError: if it is, or describes, anything else. Nothing is known of the
-        slopes of a plain function: wrap it in
-        `CustomActivation(function, alpha)`.
+      TypeError: if it is, or describes, anything else, a plain function say.
 
     >>> get("leaky_tanh").alpha
     0.1

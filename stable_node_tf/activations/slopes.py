@@ -21,12 +21,7 @@ def grid() -> np.ndarray:
 def slopes_and_values(
     function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns slopes and values of an elementwise function.
-
-    Raises:
-      ValueError: if the function does not keep shape and dtype, is not
-        elementwise or not differentiable.
-    """
+    """Returns slopes and values of an elementwise function, or refuses it."""
     with tf.GradientTape() as tape:
         tape.watch(x)
         try:
@@ -52,13 +47,10 @@ def slopes_and_values(
 
 
 def check_slopes(activation: Any) -> None:
-    """Refuses an activation with a slope outside [alpha, 1] on the grid.
+    """Raises a ValueError if a slope on the grid leaves [alpha, 1].
 
     Slopes are evaluated in float64, by automatic differentiation, by
     difference quotients and by `value_and_slope`.
-
-    Raises:
-      ValueError: naming the point and the slope, or see `slopes_and_values`.
     """
     points = grid()
     slopes, values = slopes_and_values(activation, tf.constant(points))

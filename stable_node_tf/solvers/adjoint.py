@@ -48,11 +48,8 @@ def flow_of(solver: ode.Solver, ode_fn: OdeFn) -> "Flow":
 class Flow:
     """(u(0), constants) -> u(T) with derivatives by the adjoint method.
 
-    Args:
-      solver: a solver with `_solve`, see `tfp.math.ode.Solver`.
-      ode_fn: function of a scalar time, a state and constants.
-      shared: whether solves within graphs share a trace for each shape of
-        their arguments; then `ode_fn` must not close over tensors.
+    If `shared`, solves within graphs share a trace for each shape of their
+    arguments; then `ode_fn` must not close over tensors.
 
     >>> flow = Flow(ode.DormandPrince(), lambda t, u, rate: -rate * u)
     >>> u, constants = tf.ones((1, 1)), {"rate": tf.constant(2.0)}
@@ -78,13 +75,9 @@ class Flow:
         state: tf.Tensor,
         constants: Mapping[str, tf.Tensor],
     ) -> tf.Tensor:
-        """Returns the state at time `end` > `start`, both without gradients.
+        """Returns the state at `end` > `start`; times have no gradients.
 
-        Args:
-          start: time of `state`, a scalar.
-          end: a scalar.
-          state: finite tensor.
-          constants: finite tensors, passed to `ode_fn` by name.
+        `state` and `constants` must be finite.
         """
         start, end = (
             tf.stop_gradient(tf.cast(time, state.dtype))

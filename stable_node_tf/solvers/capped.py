@@ -110,18 +110,13 @@ CAPPED = {ode.DormandPrince: _CappedDormandPrince, ode.BDF: _CappedBDF}
 
 def refuse(stuck: tf.Tensor, name: str, max_num_steps: Any) -> Any:
     """Asserts that an adaptive solver is not stuck, or says what to do."""
-    return tf.debugging.Assert(
-        ~stuck,
-        [
-            (
-                f"{name} did not reach the next solution time in "
-                f"max_num_steps={max_num_steps} steps, or its step size "
-                "underflowed or became NaN. Raise max_num_steps, loosen rtol "
-                "and atol, use a fixed grid ('euler' or 'rk4'), or 'bdf' if "
-                "the problem is stiff."
-            )
-        ],
+    message = (
+        f"{name} did not reach the next solution time in max_num_steps="
+        f"{max_num_steps} steps, or its step size underflowed or became NaN. "
+        "Raise max_num_steps, loosen rtol and atol, use a fixed grid ('euler' "
+        "or 'rk4'), or 'bdf' if the problem is stiff."
     )
+    return tf.debugging.Assert(~stuck, [message])
 
 
 def capped(solver: ode.Solver) -> ode.Solver:

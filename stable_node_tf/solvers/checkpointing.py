@@ -26,16 +26,13 @@ def checkpointed_loop(
     segment at a time: it could compute several again ahead of time.
 
     Args:
-      segment: (index, state, constants) -> state.
+      segment: (index, state, constants) -> state of the same shape.
       pull_back: (index, state, constants, gradient of the end) -> gradients
         with respect to state and constants.
-      state: tensor or nest of tensors whose shape `segment` keeps.
-      constants: nest of tensors.
+      state: nest of tensors; it has gradients.
+      constants: nest of tensors with gradients, unlike what `segment` closes
+        over.
       num_segments: at least 1.
-
-    Returns:
-      The last state. There are gradients with respect to `state` and
-      `constants`, and to nothing that `segment` closes over.
 
     >>> double = lambda index, u, c: 2 * u
     >>> u, pull_back = tf.constant(3.0), pull_back_by_tape(double)
@@ -98,18 +95,11 @@ def sweep_back(
     constants: Sequence[tf.Tensor],
     **options: Any,
 ) -> list[tf.Tensor]:
-    """Pulls a gradient back through `count` steps, the last one first.
+    """Pulls gradients back through `count` steps, the last one first.
 
-    Args:
-      pull_back: (index, gradients of the end of a step) -> gradients with
-        respect to its start, and to the constants.
-      count: number of steps.
-      upstream: gradients of the last end.
-      constants: tensors with the shapes of the second gradients.
-      **options: for `tf.while_loop`.
-
-    Returns:
-      Gradients with respect to the first start, then to the constants.
+    `pull_back` takes the index of a step and the gradients of its end to those
+    of its start and of the constants. Returns the gradients of the first start,
+    and the sums of those of the constants.
     """
 
     def body(index, upstream, sums):

@@ -29,12 +29,7 @@ def advanced(
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Returns the state at `time + size`, of order 5, and the six slopes.
 
-    Args:
-      function: takes a time and a state to the derivative of the state.
-      time: the time of `state`, broadcast with it as `size` is.
-      size: how long the step is.
-      state: floating tensor.
-      slope: derivative of `state`, the first of the six slopes.
+    `time` and `size` are broadcast with `state`, whose derivative is `slope`.
     """
     slopes = [slope]
     nodes, rows, weights = DORMAND_PRINCE_5
@@ -47,20 +42,14 @@ def advanced(
 def estimated_error(
     size: tf.Tensor, slopes: Sequence[tf.Tensor], last: tf.Tensor
 ) -> tf.Tensor:
-    """Returns the difference to the embedded solution of order 4.
-
-    `last` is the derivative at the end of the step.
-    """
+    """Returns the difference to order 4; `last` is the slope at the end."""
     return size * _weighted(_ERROR_WEIGHTS, [*slopes, last])
 
 
 def step_factor(
     ratio: tf.Tensor, order: int, safety: Any, smallest: Any, largest: Any
 ) -> tf.Tensor:
-    """Returns what the size of the next step is multiplied by.
-
-    `ratio` is the error of the last one, divided by the tolerance.
-    """
+    """Returns next / last step size; `ratio` is the error over tolerance."""
     factor = safety * tf.pow(tf.maximum(ratio, 1e-30), -1 / order)
     factor = tf.clip_by_value(factor, smallest, largest)
     return tf.where(tf.math.is_finite(ratio), factor, smallest)

@@ -10,12 +10,8 @@ import tensorflow as tf
 class LayerField:
     """(t, u, kernel=A, bias=b) -> σ(u Aᵀ + b) for rows u.
 
-    Solvers use what they know about it: explicit fixed grids are
-    differentiated by a reverse sweep written out by hand, implicit ones take
-    `jacobian`.
-
-    Args:
-      activation: σ, an activation of `stable_node_tf.activations`.
+    Explicit fixed grids are differentiated by a reverse sweep written out by
+    hand, and implicit ones take `jacobian`. σ is an `activations.Activation`.
 
     >>> from stable_node_tf.activations import LeakyTanh
     >>> field = LayerField(LeakyTanh(0.5))
@@ -47,13 +43,8 @@ class LayerField:
 class DeepField:
     """(t, u, A_i, b_i) -> σ(A_k σ(⋯ σ(A_1 u + b_1) ⋯) + b_k) - cu.
 
-    The weights are passed by the names kernel_1, bias_1, kernel_2 and so on.
-    Gradients are those of automatic differentiation; implicit solvers take
-    `jacobian`.
-
-    Args:
-      activation: σ, an activation of `stable_node_tf.activations`.
-      damping: c >= 0.
+    The weights are passed by the names kernel_1, bias_1, kernel_2 and so on;
+    c is the damping, not negative. Implicit solvers take `jacobian`.
 
     >>> from stable_node_tf.activations import LeakyTanh
     >>> field, eye = DeepField(LeakyTanh(1.0), 0.5), tf.eye(1)

@@ -36,11 +36,10 @@ class _Diagnostics(
 class FixedGrid(Solver, settings=("num_stages", "unrolls")):
     """A one-step method with `num_steps` equal steps.
 
-    They are taken between each two neighboring solution times. Gradients are
-    those of the grid, with respect to the state, to `constants`, to the times
-    and to whatever `ode_fn` closes over. A subclass says how to take one step,
-    from how many stages, and whether a step is so small a piece of a graph
-    that a few may be unrolled.
+    Gradients are those of the grid, with respect to the state, to `constants`,
+    to the times and to whatever `ode_fn` closes over. A subclass says how to
+    take one step, from how many stages, and whether a step is so small a piece
+    of a graph that a few may be unrolled.
 
     Args:
       num_steps: steps per interval between solution times, at least 1.
@@ -126,8 +125,7 @@ class FixedGrid(Solver, settings=("num_stages", "unrolls")):
 def segments(num_steps: int) -> list[tuple[int, int, int]]:
     """Cuts a grid into about √num_steps segments of about √num_steps steps.
 
-    Returns:
-      Tuples of the first step, the length and the number of equal segments.
+    Returns tuples: the first step, the length and the number of equal segments.
 
     >>> segments(20), segments(7)
     ([(0, 5, 4)], [(0, 3, 2), (6, 1, 1)])

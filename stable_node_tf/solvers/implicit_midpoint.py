@@ -121,12 +121,11 @@ class ImplicitMidpoint(FixedGrid):
 
 
 def _shortened(residual_at, y, residual, change, lengths, waiting, hopeless):
-    """Subtracts `change`, shortened where that is better.
+    """Returns evaluations, y less a `change` of the best length, its residual.
 
-    Returns the number of evaluations, and y and its residual. A row takes the
-    best of the lengths up to the first one that halves its residual, and stays
-    where it is if none is better, however many the other rows need; `hopeless`
-    rows try the full one only.
+    A row takes the best of the lengths up to the first that halves its residual
+    and stays where it is if none is better, whatever other rows do; `hopeless`
+    rows try the full length only.
     """
     start, goal = y, _length(residual) / 2
 

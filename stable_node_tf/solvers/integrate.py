@@ -39,17 +39,14 @@ def integrate(
 
     *Gradients.* Fixed grids are differentiated through the grid (explicit ones
     with a `LayerField` by hand, which is faster, unless `terminal_time` is a
-    tensor and may need a gradient itself). `PerSampleDormandPrince` is
-    differentiated through the steps it took, for `state` and `constants` only.
-    TFP's solvers use the adjoint method, which sees the state, `constants` and
-    variables but no tensor that `ode_fn` closes over, and which solves
-    backwards in time: on stiff problems its gradients can be far off unless
-    rtol is tight.
-
-    *Higher derivatives* are those of the gradients. `PerSampleDormandPrince`
-    and `BDF` have none, and the adjoint method has none in forward mode
-    (`tf.autodiff.ForwardAccumulator`): these raise. Within a loop of your own
-    (`tf.map_fn`) only fixed grids have them.
+    tensor and may need a gradient itself), `PerSampleDormandPrince` through the
+    steps it took, for `state` and `constants` only. TFP's solvers use the
+    adjoint method, which sees the state, `constants` and variables but no other
+    tensor that `ode_fn` closes over. It solves backwards in time: on stiff
+    problems its gradients can be far off unless rtol is tight. Of higher
+    derivatives, `PerSampleDormandPrince` and `BDF` have none and the adjoint
+    method none in forward mode (`tf.autodiff.ForwardAccumulator`): these raise.
+    Within a loop of your own (`tf.map_fn`) only fixed grids have them.
 
     *Rows.* On a fixed grid, and by `PerSampleDormandPrince`, no bit of the
     result for a row, or of its gradient, depends on the other rows. On their
@@ -66,9 +63,8 @@ def integrate(
 
     *Failures.* TFP's solvers run with a step cap, of 1000 if they have none. If
     they or `PerSampleDormandPrince` fail, or if their input is not finite, an
-    error says so, eagerly and in graphs. XLA has no errors: there the rows
-    concerned are NaN (all of them for a failed `DormandPrince` solve or a
-    constant that is not finite).
+    error says so. XLA has no errors: there the rows concerned are NaN (all of
+    them for a failed `DormandPrince` solve or a constant that is not finite).
 
     Args:
       solver: a solver, or anything else that `get` understands.
@@ -183,15 +179,11 @@ def _solve_finite(solver, ode_fn, state, terminal_time, constants):
     )
     for constant in tf.nest.flatten(constants):
         rows &= tf.reduce_all(tf.math.is_finite(constant))
-    check = tf.debugging.Assert(
-        tf.reduce_all(rows),
-        [
-            (
-                "`state` and `constants` must be finite for an adaptive "
-                "solver. Received: NaN or infinity"
-            )
-        ],
+    message = (
+        "`state` and `constants` must be finite for an adaptive solver. "
+        "Received: NaN or infinity"
     )
+    check = tf.debugging.Assert(tf.reduce_all(rows), [message])
     with tf.control_dependencies([check]):
         state = tf.where(rows, state, tf.zeros_like(state))
         constants = tf.nest.map_structure(
@@ -216,16 +208,14 @@ def _solve_by_row(solver, ode_fn, state, terminal_time, constants):
     def solve_rows(state, constants):
         # Errors within `map_fn` would break eager gradients from then on.
         checked_field(ode_fn)(tf.zeros_like(terminal_time), state, **constants)
-        return tf.map_fn(
-            lambda row: _solve_to(
-                solver, row_fn, row, terminal_time, constants
-            ),
-            state,
-        )
 
-    return solve_rows(
-        *tf.nest.map_structure(_once_differentiable, (state, constants))
-    )
+        def solve_row(row):
+            return _solve_to(solver, row_fn, row, terminal_time, constants)
+
+        return tf.map_fn(solve_row, state)
+
+    arguments = tf.nest.map_structure(_once_differentiable, (state, constants))
+    return solve_rows(*arguments)
 
 
 @tf.custom_gradient
@@ -259,7 +249,5 @@ class _RowField:
     def self_contained(self) -> bool:
         return is_self_contained(self.field)
 
-    def __call__(
-        self, time: tf.Tensor, row: tf.Tensor, **constants: Any
-    ) -> tf.Tensor:
+    def __call__(self, time, row, **constants):
         return self.field(time, row[tf.newaxis], **constants)[0]

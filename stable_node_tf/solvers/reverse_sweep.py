@@ -38,16 +38,9 @@ def solve_layer(
 ) -> tf.Tensor:
     """Returns u(terminal_time) on a grid of `num_steps` equal steps.
 
-    Args:
-      tableau: an explicit Runge-Kutta scheme.
-      activation: σ, with `value_and_slope`.
-      state: u(0), of shape (batch, d).
-      kernel: A, of shape (d, d) and the dtype of `state`.
-      bias: b, of shape (d,) and the dtype of `state`.
-      terminal_time: a number; there is no gradient with respect to it.
-      num_steps: at least 1.
-      checkpointed: whether to keep only about √num_steps states for the
-        sweep, and to take the steps between them again.
+    `state` is u(0), `kernel` A and `bias` b, all of one dtype. If
+    `checkpointed`, about √num_steps states are kept for the sweep, and the
+    steps between them are taken again.
 
     >>> from stable_node_tf.activations import LeakyTanh
     >>> from stable_node_tf.solvers.euler import EULER
@@ -210,7 +203,7 @@ class _Sweep:
 
         def pull_back(index, upstream):
             ys, sigmas = tf.unstack(stages[index]), tf.unstack(slopes[index])
-            upstream, *terms = self.step_back(*upstream, ys, sigmas, kernel)
+            upstream, *terms = self.step_back(upstream[0], ys, sigmas, kernel)
             return upstream, terms
 
         return sweep_back(

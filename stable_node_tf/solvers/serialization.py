@@ -22,8 +22,8 @@ def get(identifier: str | dict[str, Any] | ode.Solver) -> ode.Solver:
         "implicit_midpoint" (20 steps); "dormand_prince", "bdf" or
         "dormand_prince_per_sample" (rtol 1e-5, atol 1e-6, at most 1000 steps,
         the last one 200; BDF's gradients by Dormand-Prince); the `name` of a
-        `FixedGrid` of your own; a `tfp.math.ode.Solver`, which passes through;
-        or what `serialize` returned.
+        class of your own; a `tfp.math.ode.Solver`, which passes through; or
+        what `serialize` returned.
 
     Raises:
       ValueError: if the name, or the class in the dictionary, is not known.
@@ -57,11 +57,6 @@ def serialize(solver: ode.Solver) -> dict[str, Any]:
 
     TFP's `DormandPrince` and `BDF` are described by their constructor
     arguments, an adjoint solver of their own included; all others by Keras.
-
-    Args:
-      solver: a solver of this package, TFP's `DormandPrince` or `BDF`, or a
-        solver whose class has `get_config` and is registered with
-        `keras.saving.register_keras_serializable`.
 
     Raises:
       TypeError: if `solver` is not a solver.

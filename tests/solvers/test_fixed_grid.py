@@ -1,18 +1,25 @@
 """Tests of the explicit schemes on problems with exact solutions."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from stable_node_tf import StableODELayer, solvers
 from stable_node_tf.solvers import (
+    ButcherTableau,
     DormandPrince5,
     Euler,
+    ExplicitRungeKutta,
+    ImplicitMidpoint,
     KuttaThreeEighths,
     RungeKutta4,
     SSPRungeKutta3,
     integrate,
 )
+from stable_node_tf.solvers.euler import EULER
+from stable_node_tf.solvers.runge_kutta import computes_tableau
 
 ode = tfp.math.ode
 
@@ -109,15 +116,9 @@ def test_solution_times(cls):
     assert results.diagnostics.success
 
 
-def test_times_chosen_by_solver_are_the_grid():
-    state = tf.constant([[0.2, 0.7]])
-    chosen = Euler(4).solve(logistic_fn, 0.0, state, ode.ChosenBySolver(2.0))
-    np.testing.assert_allclose(chosen.times, [0.0, 0.5, 1.0, 1.5, 2.0])
-    assert chosen.states.shape == (5, 1, 2)
-    np.testing.assert_array_equal(chosen.states[0], state)
-    np.testing.assert_allclose(
-        chosen.states[-1], integrate(Euler(4), logistic_fn, state, 2.0)
-    )
+def test_times_must_be_numbers():
+    with pytest.raises(ValueError, match="`solution_times` of Euler"):
+        Euler(4).solve(logistic_fn, 0.0, tf.ones(1), ode.ChosenBySolver(2.0))
 
 
 def test_nested_states():
@@ -149,3 +150,68 @@ def test_python_times_are_not_rounded_to_float32():
         lambda t, u: u, 0.1, tf.constant(state), [0.3]
     )
     np.testing.assert_allclose(results.states[0], np.exp([[0.2]]), rtol=1e-13)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Heun(ExplicitRungeKutta):
+    """All that a scheme of one's own takes."""
+
+    name = "heun"
+    tableau = ButcherTableau(
+        nodes=(0.0, 1.0), coefficients=((), (1.0,)), weights=(0.5, 0.5)
+    )
+
+
+class Slow(Heun):
+    def _step(self, ode_fn, jacobian_fn, time, size, state):
+        return super()._step(ode_fn, jacobian_fn, time, size / 2, state)
+
+
+class Spare(Heun):
+    """A subclass without anything of its own."""
+
+
+def test_a_scheme_is_a_tableau_and_a_name():
+    layer = StableODELayer(solver="heun", delta_bar=0.0)
+    assert isinstance(layer.solver, Heun) and layer.solver.num_stages == 2
+    assert layer(tf.ones((2, 3))).shape == (2, 3)
+    assert layer.stability().holds_for.startswith("Heun with 20 steps")
+    again = StableODELayer.from_config(layer.get_config())
+    assert isinstance(again.solver, Heun)
+    assert "heun" not in solvers.NAMES
+
+
+@pytest.mark.parametrize(
+    ("solver", "expected"),
+    [
+        *((cls(), True) for cls in (*ORDERS, Heun, Spare)),
+        *((cls(), False) for cls in (Slow, ImplicitMidpoint)),
+        (type("Late", (Euler,), {"num_stages": 3})(), False),
+        (type("Odd", (Heun,), {"tableau": property(lambda _: EULER)})(), False),
+        (ode.DormandPrince(), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_plain_schemes_compute_their_tableau(solver, expected):
+    assert computes_tableau(solver) == expected
+
+
+@pytest.mark.parametrize(
+    "tableau",
+    [
+        ButcherTableau((0.0, 1.0), ((), (1.0,)), (0.5, 0.6)),
+        ButcherTableau((0.0, 1.0), ((), (0.9,)), (0.5, 0.5)),
+        ButcherTableau((0.0, 1.0), ((), (1.0,)), (1.0,)),
+        ButcherTableau((0.0, 1.0), ((1.0,), ()), (0.5, 0.5)),
+    ],
+)
+def test_tableaus_with_misprints_are_refused(tableau):
+    with pytest.raises(ValueError, match="`tableau` must .* of Misprint"):
+        type("Misprint", (ExplicitRungeKutta,), {"tableau": tableau})
+
+
+def test_names_are_taken_once():
+    with pytest.raises(ValueError, match="Euler2 with name='euler'"):
+        type("Euler2", (Euler,), {"name": "euler"})
+    again = type("Heun", (Heun,), {"name": "heun", "__qualname__": "Heun"})
+    assert type(solvers.get("heun")) is again

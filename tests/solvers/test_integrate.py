@@ -11,11 +11,9 @@ from stable_node_tf.solvers import (
     DormandPrince5,
     Euler,
     ImplicitMidpoint,
-    KuttaThreeEighths,
     LayerField,
     PerSampleDormandPrince,
     RungeKutta4,
-    SSPRungeKutta3,
     fixed_grid,
     get,
     integrate,
@@ -26,9 +24,6 @@ ode = tfp.math.ode
 TIGHT = {"rtol": 1e-11, "atol": 1e-12, "max_num_steps": 5000}
 TIGHT_SOLVERS = {
     "euler": Euler(5),
-    "ssprk3": SSPRungeKutta3(4),
-    "rk4": RungeKutta4(3),
-    "rk38": KuttaThreeEighths(3),
     "rk5": DormandPrince5(2),
     "implicit_midpoint": ImplicitMidpoint(3),
     "dormand_prince": ode.DormandPrince(**TIGHT),

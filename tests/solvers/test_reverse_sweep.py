@@ -1,10 +1,5 @@
 """Tests of the reverse sweep against automatic differentiation."""
 
-import os
-import subprocess
-import sys
-
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,8 +10,6 @@ from stable_node_tf import (
     SmoothLeakyReLU,
     StableODELayer,
 )
-from stable_node_tf.models.ode_classifier import ode_classifier
-from stable_node_tf.saved_model import save_classifier
 from stable_node_tf.solvers import (
     DormandPrince5,
     Euler,
@@ -210,53 +203,3 @@ def test_training_through_a_compiled_function_called_from_outside():
         lambda u, c: integrate(Euler(9), plainly(field), u, 1.0, c)
     )
     assert_close(gradient(solve), expected, 1e-9)
-
-
-SCRIPT = """
-import sys
-import numpy as np
-import tensorflow as tf
-
-model = tf.saved_model.load(sys.argv[1] + "/model/1")
-signature = model.signatures["serving_default"]
-x = tf.constant(np.load(sys.argv[1] + "/x.npy"))
-with tf.GradientTape() as outer:
-    outer.watch(x)
-    with tf.GradientTape() as inner:
-        inner.watch(x)
-        total = tf.reduce_sum(tf.sin(signature(image=x)["logits"]))
-    first = inner.gradient(total, x)
-    probe = tf.reduce_sum(first**2)
-np.savez(sys.argv[1] + "/g.npz", first=first, second=outer.gradient(probe, x))
-"""
-
-
-@pytest.mark.parametrize("num_steps", [20, 200], ids=["unrolled", "looped"])
-def test_survives_export(num_steps, tmp_path):
-    """Reloaded by TensorFlow alone, in a process without this package."""
-    keras.utils.set_random_seed(0)
-    model = ode_classifier(
-        image_shape=(3, 2), width=8, solver=Euler(num_steps), seed=1
-    )
-    save_classifier(model, tmp_path / "model")
-    x = np.random.default_rng(0).random((5, 3, 2), "float32")
-    np.save(tmp_path / "x.npy", x)
-    subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
-        check=True,
-        cwd=tmp_path,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
-    x = tf.constant(x)
-    with tf.GradientTape() as outer:
-        outer.watch(x)
-        with tf.GradientTape() as inner:
-            inner.watch(x)
-            total = tf.reduce_sum(tf.sin(model(x)))
-        first = inner.gradient(total, x)
-        probe = tf.reduce_sum(first**2)
-    second = outer.gradient(probe, x)
-    reloaded = np.load(tmp_path / "g.npz")
-    assert np.abs(first).max() > 0.01
-    assert_close(reloaded["first"], first.numpy(), 1e-5)
-    assert_close(reloaded["second"], second.numpy(), 1e-4)

@@ -109,7 +109,7 @@ def test_solvers_that_cannot_be_saved_are_refused():
 
 
 def test_get_refuses_the_unknown():
-    with pytest.raises(ValueError, match="'euler', .*'dormand_prince'"):
+    with pytest.raises(ValueError, match="'dormand_prince', .*'euler'"):
         get("dopri5")
     with pytest.raises(TypeError, match="solver"):
         get(3)
