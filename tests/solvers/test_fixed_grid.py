@@ -213,5 +213,5 @@ def test_tableaus_with_misprints_are_refused(tableau):
 def test_names_are_taken_once():
     with pytest.raises(ValueError, match="Euler2 with name='euler'"):
         type("Euler2", (Euler,), {"name": "euler"})
-    again = type("Heun", (Heun,), {"name": "heun", "__qualname__": "Heun"})
+    again = type("Heun", (Heun,), {"name": "heun", "__module__": __name__})
     assert type(solvers.get("heun")) is again
