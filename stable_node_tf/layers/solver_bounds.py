@@ -50,8 +50,8 @@ def solver_lipschitz(
 
     The implicit midpoint rule and the explicit Runge-Kutta schemes on a fixed
     grid with weights that are not negative have bounds of their own (see
-    `stability.certificates`); the other solvers, those of subclasses included,
-    get the bound exp(δT) of the exact flow, and it says so.
+    `stability.lipschitz`); the other solvers, subclasses that override a method
+    included, get the bound exp(δT) of the exact flow, and it says so.
 
     Args:
       solver: a `tfp.math.ode.Solver`.

@@ -70,7 +70,7 @@ def test_bounds_tend_to_that_of_the_flow(solver_class, excess):
 
 def subclassed(cls):
     """May compute anything."""
-    return type("Mine", (cls,), {})(20)
+    return type("Mine", (cls,), {"_step": cls._step})(20)
 
 
 @pytest.mark.parametrize(
