@@ -6,19 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from stable_node_tf.attacks.norms import NORMS
 from trainers import drawing
-from trainers.attack_suite import TITLES
 from trainers.report import dataset_title, model_title
 
-_NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
-_ATTACK_STYLES = {
-    "fgsm": ("#E69F00", "o"),
-    "pgd": ("#0072B2", "s"),
-    "margin": ("#CC79A7", "D"),
-    "square": ("#009E73", "^"),
-    "pgd_l2": ("#0072B2", "s"),
-    "margin_l2": ("#CC79A7", "D"),
-}
 # From light to strong attacks.
 _SEQUENCE = ("#56B4E9", "#009E73", "#E69F00", "#D55E00")
 
@@ -30,15 +21,15 @@ def plot_attacks(record: Mapping[str, Any], path: str | Path) -> None:
     of the 2-norm also certified accuracy, where the record has it.
 
     Args:
-        record: of `trainers.attack_suite`.
+        record: what `trainers.attack_suite` fills in.
         path: for example results/attacks.png.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
     norms = {
-        norm: symbol
-        for norm, symbol in _NORMS.items()
+        norm: ball.symbol
+        for norm, ball in NORMS.items()
         if any(a["norm"] == norm for a in record["attacks"].values())
     }
     figure = drawing.new_figure(6.4 * len(norms), 4.2)
@@ -55,17 +46,15 @@ def plot_attacks(record: Mapping[str, Any], path: str | Path) -> None:
         drawing.bare(axes)
         axes.set_xlabel(f"{symbol} budget ε (pixels range from 0 to 1)")
         lines = {}
-        for name, attack in record["attacks"].items():
+        for attack in record["attacks"].values():
             if attack["norm"] == norm:
-                color, marker = _ATTACK_STYLES[name]
                 [line] = axes.plot(
                     *_curve(attack),
-                    color=color,
-                    marker=marker,
+                    **attack["style"],
                     markersize=4,
                     linewidth=1.5,
                 )
-                lines[TITLES[name]] = line
+                lines[attack["title"]] = line
         if norm == "l2" and "certified" in record:
             lines["certified:\nno attack gets\nbelow"] = _plot_certified(
                 axes, record["certified"]["certified"]
@@ -87,8 +76,8 @@ def plot_models(
     """Draws accuracy under FGSM and PGD, a color for each model, as a PNG.
 
     Args:
-        records: of `trainers.attack_suite`, by the names of the models; of the
-            same images, with the attacks "fgsm" and "pgd".
+        records: what `trainers.attack_suite` fills in, by the names of the
+            models; of the same images, with the attacks "fgsm" and "pgd".
         path: for example results/models.png.
 
     Raises:

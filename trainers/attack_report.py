@@ -4,23 +4,50 @@ A record is what `trainers.attack_suite` fills in: plain data, as in
 evaluation.json.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.table import Table
 from rich.text import Text
 
-from trainers.attack_suite import TITLES
+from stable_node_tf.attacks.norms import NORMS
 from trainers.report import dataset_title, write_rows
 
-_NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
 _CERTIFIED = "certified"
 _UNKNOWN = "–"
 _COLUMNS = (
     *("model", "dataset", "num_images", "kind"),
     *("name", "norm", "epsilon", "figure", "value", "passed"),
 )
+
+
+class Curve(NamedTuple):
+    """Accuracies by budget, under an attack or certified."""
+
+    name: str
+    title: str
+    norm: str
+    accuracies: dict[float, float]
+
+
+def curves(
+    record: dict[str, Any], names: Sequence[str] | None = None
+) -> list[Curve]:
+    """The curves of these attacks, or of all, and what is certified."""
+    found = []
+    for name in record["attacks"] if names is None else names:
+        attack = record["attacks"][name]
+        budgets = attack["settings"]["epsilons"]
+        points = dict(zip(budgets, attack["accuracies"], strict=True))
+        found.append(Curve(name, attack["title"], attack["norm"], points))
+    if _CERTIFIED in record:
+        points = {
+            point["radius"]: point["accuracy"]
+            for point in record[_CERTIFIED][_CERTIFIED]
+        }
+        found.append(Curve(_CERTIFIED, _CERTIFIED, "l2", points))
+    return found
 
 
 def heading(record: dict[str, Any]) -> Text:
@@ -40,24 +67,15 @@ def tables(record: dict[str, Any], names: Sequence[str]) -> list[Table]:
       names: the attacks to show.
     """
     layouts = []
-    for norm, symbol in _NORMS.items():
-        shown = [n for n in names if record["attacks"][n]["norm"] == norm]
-        if not shown:
-            continue
-        layout = Table()
-        layout.add_column(f"ε, {symbol}", justify="right")
-        if norm == "l2" and _CERTIFIED in record:
-            shown.append(_CERTIFIED)
-        for name in shown:
-            layout.add_column(_title(name), justify="right")
-        curves = [_accuracies(record, name) for name in shown]
-        for epsilon in dict.fromkeys(e for curve in curves for e in curve):
-            cells = [
-                f"{curve[epsilon]:.2%}" if epsilon in curve else _UNKNOWN
-                for curve in curves
-            ]
-            layout.add_row(f"{epsilon:g}", *cells)
-        layouts.append(layout)
+    for norm, ball in NORMS.items():
+        shown = [c for c in curves(record, names) if c.norm == norm]
+        if shown:
+            layout = Table()
+            for title in (f"ε, {ball.symbol}", *(c.title for c in shown)):
+                layout.add_column(title, justify="right")
+            for row in _rows(shown, "{:.2%}".format):
+                layout.add_row(*row)
+            layouts.append(layout)
     return layouts
 
 
@@ -75,50 +93,27 @@ def check_lines(record: dict[str, Any]) -> list[Text]:
 
 
 def write_csv(record: dict[str, Any], path: str | Path) -> None:
-    """Writes a record as CSV: a row for every figure of attacks and checks.
+    """Writes a record as CSV: a row for every figure of attacks and checks."""
+    rows: list[dict[str, Any]] = []
 
-    Args:
-      record: see above.
-      path: for example results/evaluation.csv.
-    """
-    head = {key: record[key] for key in ("model", "dataset", "num_images")}
-    rows = []
-    for name, attack in record["attacks"].items():
-        common = head | {
-            "kind": "attack",
-            "name": name,
-            "norm": attack["norm"],
-        }
-        for epsilon, accuracy in _accuracies(record, name).items():
-            rows.append(
-                common
-                | {"epsilon": epsilon, "figure": "accuracy", "value": accuracy}
-            )
+    def add(**row: Any) -> None:
+        known = record | row
+        rows.append({column: known.get(column) for column in _COLUMNS})
+
+    for curve in curves(record):
+        kind = _CERTIFIED if curve.name == _CERTIFIED else "attack"
+        about = {"kind": kind, "name": curve.name, "norm": curve.norm}
+        for epsilon, accuracy in curve.accuracies.items():
+            add(**about, epsilon=epsilon, figure="accuracy", value=accuracy)
         for figure in ("zero_gradient_share", "seconds"):
-            if attack[figure] is not None:
-                rows.append(
-                    common | {"figure": figure, "value": attack[figure]}
-                )
-    if _CERTIFIED in record:
-        common = head | {"kind": _CERTIFIED, "name": _CERTIFIED, "norm": "l2"}
-        for radius, accuracy in _accuracies(record, _CERTIFIED).items():
-            rows.append(
-                common
-                | {"epsilon": radius, "figure": "accuracy", "value": accuracy}
-            )
+            value = record["attacks"].get(curve.name, {}).get(figure)
+            if value is not None:
+                add(**about, figure=figure, value=value)
     for check in record.get("checks", []):
+        about = {key: check[key] for key in ("name", "passed")}
         for figure, value in check["measured"].items():
-            rows.append(
-                head
-                | {
-                    "kind": "check",
-                    "name": check["name"],
-                    "figure": figure,
-                    "value": value,
-                    "passed": check["passed"],
-                }
-            )
-    write_rows([{c: row.get(c) for c in _COLUMNS} for row in rows], path)
+            add(kind="check", **about, figure=figure, value=value)
+    write_rows(rows, path)
 
 
 def markdown(records: Sequence[dict[str, Any]], titles: Sequence[str]) -> str:
@@ -128,7 +123,7 @@ def markdown(records: Sequence[dict[str, Any]], titles: Sequence[str]) -> str:
     column per model and attack, and one of the checks.
 
     Args:
-      records: of evaluations with the same attacks, budgets and images.
+      records: evaluations with the same attacks, budgets and images.
       titles: what to call the models.
 
     Raises:
@@ -138,9 +133,9 @@ def markdown(records: Sequence[dict[str, Any]], titles: Sequence[str]) -> str:
         (
             record["dataset"],
             record["num_images"],
-            tuple(
-                (attack["norm"], name, tuple(attack["settings"]["epsilons"]))
-                for name, attack in sorted(record["attacks"].items())
+            *sorted(
+                (attack["norm"], name, *attack["settings"]["epsilons"])
+                for name, attack in record["attacks"].items()
             ),
         )
         for record in records
@@ -150,31 +145,20 @@ def markdown(records: Sequence[dict[str, Any]], titles: Sequence[str]) -> str:
             "The evaluations must be of one data set, with the same attacks "
             f"and budgets. Received: {sorted(map(str, kinds))}"
         )
-    [(dataset, num_images, _)] = kinds
-    head = f"{dataset_title(dataset)}, {num_images} images"
+    first = records[0]
+    head = f"{dataset_title(first['dataset'])}, {first['num_images']} images"
     blocks = []
-    for norm, symbol in _NORMS.items():
+    for norm, ball in NORMS.items():
         shown = [
-            (record, title, name)
+            curve._replace(title=f"{title}: {curve.title}")
             for record, title in zip(records, titles, strict=True)
-            for name in [*TITLES, _CERTIFIED]
-            if record["attacks"].get(name, {}).get("norm") == norm
-            or (name in record and norm == "l2")
+            for curve in curves(record)
+            if curve.norm == norm
         ]
         if shown:
-            curves = [_accuracies(record, name) for record, _, name in shown]
-            columns = [f"{title}: {_title(name)}" for _, title, name in shown]
-            rows = [
-                [f"{epsilon:g}"]
-                + [
-                    f"{100 * c[epsilon]:.1f}" if epsilon in c else _UNKNOWN
-                    for c in curves
-                ]
-                for epsilon in dict.fromkeys(e for c in curves for e in c)
-            ]
-            blocks.append(
-                markdown_table([f"{head}, ε in {symbol}", *columns], rows)
-            )
+            columns = [f"{head}, ε in {ball.symbol}", *(c.title for c in shown)]
+            rows = _rows(shown, lambda share: f"{100 * share:.1f}")
+            blocks.append(markdown_table(columns, rows))
     names = dict.fromkeys(
         c["name"] for r in records for c in r.get("checks", [])
     )
@@ -190,6 +174,21 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def _rows(
+    shown: Sequence[Curve], cell: Callable[[float], str]
+) -> list[list[str]]:
+    """A row for each budget of any curve, and a cell for each curve."""
+    budgets = dict.fromkeys(e for curve in shown for e in curve.accuracies)
+    return [
+        [f"{epsilon:g}"]
+        + [
+            cell(known[epsilon]) if epsilon in known else _UNKNOWN
+            for known in (curve.accuracies for curve in shown)
+        ]
+        for epsilon in budgets
+    ]
+
+
 def _verdict(record: dict[str, Any], name: str) -> str:
     for check in record.get("checks", []):
         if check["name"] == name:
@@ -197,16 +196,3 @@ def _verdict(record: dict[str, Any], name: str) -> str:
             verdict = "passed" if check["passed"] else "**failed**"
             return f"{verdict}, {figure.replace('_', ' ')} {value:.3g}"
     return _UNKNOWN
-
-
-def _title(name: str) -> str:
-    return TITLES.get(name, name)
-
-
-def _accuracies(record: dict[str, Any], name: str) -> dict[float, float]:
-    if name == _CERTIFIED:
-        return {p["radius"]: p["accuracy"] for p in record[name][_CERTIFIED]}
-    attack = record["attacks"][name]
-    return dict(
-        zip(attack["settings"]["epsilons"], attack["accuracies"], strict=True)
-    )

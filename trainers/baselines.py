@@ -18,14 +18,16 @@ and attacked; so are strengths chosen: --methods=gaussian_noise --strength=0.1.
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 from absl import app, flags, logging
 
-from trainers import attack_suite, command_line, outcomes, report, training
+from stable_node_tf import attacks
+from stable_node_tf.evaluation import AccuracyCurve
+from trainers import command_line, outcomes, report, training
 from trainers.baseline_recipe import BaselineRecipe, baselines
 from trainers.data import datasets
 from trainers.measurement import EPSILONS, environment, points
@@ -80,13 +82,6 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     try:
         recipes = _chosen()
-        suite = attack_suite.Suite(
-            attacks=["pgd", "margin"],
-            epsilons=[float(epsilon) for epsilon in _PGD_EPSILONS.value],
-            epsilons_l2=[],
-            pgd_steps=100,
-            seed=_SEED.value,
-        )
         data = datasets.load(
             _DATASET.value,
             data_dir=_DATA_DIR.value,
@@ -98,10 +93,8 @@ def main(argv: list[str]) -> None:
             recipes,
             data.train,
             data.validation if _VALIDATION.value else data.test,
-            {
-                "pgd_images": _PGD_IMAGES.value,
-                **{name: suite.settings(name) for name in suite.attacks},
-            },
+            [float(epsilon) for epsilon in _PGD_EPSILONS.value],
+            _PGD_IMAGES.value,
             directory / f"seed{_SEED.value}",
         )
     except command_line.REFUSALS as error:
@@ -112,7 +105,8 @@ def compare(
     recipes: Mapping[str, BaselineRecipe],
     train: datasets.Split,
     test: datasets.Split,
-    attack: dict[str, Any],
+    pgd_epsilons: Sequence[float],
+    pgd_images: int,
     directory: Path,
 ) -> None:
     """Trains and attacks what is not known yet, and reports on all.
@@ -121,17 +115,23 @@ def compare(
       recipes: by the names of the models.
       train: training images.
       test: images to attack.
-      attack: "pgd" and "margin", the settings of PGD on either loss, and
-        "pgd_images", how many images.
+      pgd_epsilons: budgets of PGD.
+      pgd_images: how many images PGD attacks.
       directory: where everything goes.
     """
+    recipe = next(iter(recipes.values()))
+    pgd = outcomes.strongest_pgd(recipe.seed)
+    attack: dict[str, Any] = {"pgd_images": pgd_images} | {
+        each.name: outcomes.settings(each, pgd_epsilons) for each in pgd.attacks
+    }
     images = {"train": train.fingerprint(), "test": test.fingerprint()}
     summaries = [
         _known(recipe, attack, images, directory / f"{name}.json")
-        or _measure(name, recipe, train, test, attack, images, directory)
+        or _measure(
+            name, recipe, train, test, attack, pgd_epsilons, images, directory
+        )
         for name, recipe in recipes.items()
     ]
-    recipe = next(iter(recipes.values()))
     results: Any = {
         "dataset": recipe.dataset,
         "preset": "baselines",
@@ -195,6 +195,7 @@ def _measure(
     train: datasets.Split,
     test: datasets.Split,
     attack: dict[str, Any],
+    pgd_epsilons: Sequence[float],
     images: dict[str, str],
     directory: Path,
 ) -> dict[str, Any]:
@@ -208,15 +209,18 @@ def _measure(
     summary["attack"] = attack
     summary["images"] = images
 
-    def attacked(method: str, split: datasets.Split, settings: Any) -> Any:
-        title = f"Attacking {name}, {attack_suite.TITLES[method]}"
-        return outcomes.attacked(method, trained.model, split, settings, title)
-
     few = test.take(slice(attack["pgd_images"]))
-    fgsm = attacked("fgsm", test, {"epsilons": EPSILONS}).curve()
-    pgd = outcomes.strongest(
-        [attacked(method, few, attack[method]) for method in ("pgd", "margin")]
-    ).curve()
+    fgsm, pgd = (
+        AccuracyCurve.of(
+            outcomes.attacked(
+                method, trained.model, split, epsilons, f"Attacking {name}"
+            )
+        )
+        for method, split, epsilons in (
+            (attacks.FGSM(), test, EPSILONS),
+            (outcomes.strongest_pgd(recipe.seed), few, pgd_epsilons),
+        )
+    )
     summary["clean_accuracy"] = fgsm.clean_accuracy
     summary["zero_gradient_share"] = fgsm.zero_gradient_share
     summary["fgsm"], summary["pgd"] = points(fgsm), points(pgd)

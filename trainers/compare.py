@@ -40,7 +40,6 @@ from stable_node_tf.saved_model import (
     save_classifier,
 )
 from trainers import (
-    attack_suite,
     command_line,
     comparison_pictures,
     distribution,
@@ -61,13 +60,7 @@ from trainers.measurement import (
 from trainers.recipe import Recipe
 from trainers.variants import PRESETS, describe, preset, variants
 
-# Of these the stronger one counts, for each image.
-_PGD = attack_suite.Suite(
-    attacks=["pgd", "margin"],
-    epsilons=[0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25],
-    epsilons_l2=[],
-    pgd_steps=100,
-)
+_PGD_EPSILONS = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25)
 _PGD_IMAGES = 1000
 _RADII = (
     *(0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75),
@@ -149,21 +142,24 @@ def compare(
     if not distribution.is_chief(strategy):
         return
     print()
-    suite = dataclasses.replace(_PGD, seed=recipe.seed)
+    pgd = outcomes.strongest_pgd(recipe.seed)
     summaries, withstood = [], {}
     for name, of in trained.items():
         withstood[name] = _attacked(
-            name, of.model, recipes[name], suite, data.test, directory
+            name, of.model, recipes[name], pgd, data.test, directory
         )
-        curves = {k: o.curve() for k, o in withstood[name].items()}
+        curves = {
+            key: evaluation.AccuracyCurve.of(outcome)
+            for key, outcome in withstood[name].items()
+        }
         saved = load_classifier(
             save_classifier(of.model, directory / "saved_models" / name)
         )
         reloaded = outcomes.attacked(
-            "fgsm",
+            attacks.FGSM(),
             saved,
             data.test,
-            {"epsilons": EPSILONS},
+            EPSILONS,
             f"{name}, reloaded: FGSM",
         )
         summaries.append(
@@ -173,7 +169,9 @@ def compare(
                 "zero_gradient_share": curves["fgsm"].zero_gradient_share,
                 "fgsm": points(curves["fgsm"]),
                 "pgd": points(curves["pgd"]),
-                "saved_model_fgsm": points(reloaded.curve()),
+                "saved_model_fgsm": points(
+                    evaluation.AccuracyCurve.of(reloaded)
+                ),
                 "certified": _certified(name, of.model, data.test),
             }
         )
@@ -185,7 +183,10 @@ def compare(
         "config": dataclasses.asdict(recipe),
         "attack": {
             "pgd_images": min(_PGD_IMAGES, len(data.test.labels)),
-            **{name: suite.settings(name) for name in suite.attacks},
+            **{
+                attack.name: outcomes.settings(attack, _PGD_EPSILONS)
+                for attack in pgd.attacks
+            },
         },
         "models": summaries,
         "effects": effects.of_run(withstood),
@@ -213,43 +214,46 @@ def _attacked(
     name: str,
     model: keras.Model,
     recipe: Recipe,
-    suite: attack_suite.Suite,
+    pgd: attacks.Attack,
     test: datasets.Split,
     directory: Path,
-) -> dict[str, outcomes.Outcome]:
+) -> dict[str, attacks.AttackResult]:
     """What FGSM and the stronger of two runs of PGD leave of one model."""
     weights = hashlib.sha256()
     for weight in model.get_weights():
         weights.update(weight.tobytes())
 
-    def run(attack: str, split: datasets.Split, settings: dict) -> Any:
-        title = f"{name}: {attack_suite.TITLES[attack]}"
+    def run(
+        key: str,
+        attack: attacks.Attack,
+        split: datasets.Split,
+        epsilons: Sequence[float],
+    ) -> attacks.AttackResult:
+        title = f"{name}: {effects.ATTACKS[key]}"
         start = time.perf_counter()
         outcome = outcomes.kept(
-            directory / "attacks" / f"{name}_{attack}.npz",
+            directory / "attacks" / f"{name}_{key}.npz",
             {
                 "recipe": dataclasses.asdict(recipe),
                 "weights": weights.hexdigest(),
                 "package": package_digest(),
                 "images": split.fingerprint(),
-                "settings": settings,
+                "settings": outcomes.settings(attack, epsilons),
             },
-            lambda: outcomes.attacked(attack, model, split, settings, title),
+            lambda: outcomes.attacked(attack, model, split, epsilons, title),
         )
         seconds = time.perf_counter() - start
-        left = dict(zip(settings["epsilons"], outcome.right, strict=True))
+        left = dict(zip(epsilons, outcome.accuracies, strict=True))
         print(
-            f"{title} leaves {left[effects.QUOTED].mean():.1%} at "
+            f"{title} leaves {left[effects.QUOTED]:.1%} at "
             f"ε = {effects.QUOTED:g} ({seconds:.0f} s)"
         )
         return outcome
 
     few = test.take(slice(_PGD_IMAGES))
     return {
-        "fgsm": run("fgsm", test, {"epsilons": EPSILONS}),
-        "pgd": outcomes.strongest(
-            [run(n, few, suite.settings(n)) for n in suite.attacks]
-        ),
+        "fgsm": run("fgsm", attacks.FGSM(), test, EPSILONS),
+        "pgd": run("pgd", pgd, few, _PGD_EPSILONS),
     }
 
 
@@ -280,13 +284,8 @@ def draw(
     images, labels = shown.pixels, shown.labels
     attacked = {}
     for name in effects.PAIRS["bounded"]:
-        adversarial, _ = attacks.fgsm(
-            models[name], images, labels, _SHOWN_EPSILONS
-        )
-        answers = [
-            models[name](batch).numpy().argmax(-1) for batch in adversarial
-        ]
-        attacked[name] = (np.asarray(adversarial), np.asarray(answers))
+        fgsm = attacks.FGSM()(models[name], images, labels, _SHOWN_EPSILONS)
+        attacked[name] = (fgsm.adversarial, fgsm.predictions)
     comparison_pictures.plot_attacked_images(
         directory / "attacked_images.png",
         labels,

@@ -25,15 +25,16 @@ import rich
 from absl import app, flags, logging
 from rich.table import Table
 
-from stable_node_tf import stabilize
+from stable_node_tf import attacks, stabilize
+from stable_node_tf.evaluation import AccuracyCurve
 from trainers import (
     command_line,
     delta_sweep_picture,
     drawing,
+    outcomes,
     report,
     training,
 )
-from trainers.attack_suite import attack_curve
 from trainers.data import datasets
 from trainers.measurement import environment, points
 from trainers.recipe import Recipe
@@ -227,13 +228,9 @@ def _stabilized(
 
 
 def _measured(model: keras.Model, test: datasets.Split) -> dict[str, Any]:
-    curve = attack_curve(
-        "fgsm",
-        model,
-        test.pixels,
-        test.labels,
-        {"epsilons": EPSILONS},
-        "Attacking",
+    fgsm = attacks.FGSM()
+    curve = AccuracyCurve.of(
+        outcomes.attacked(fgsm, model, test, EPSILONS, "Attacking")
     )
     return {"clean_accuracy": curve.clean_accuracy, "fgsm": points(curve)}
 

@@ -141,8 +141,8 @@ def of_run(right: Mapping[str, Mapping[str, Any]]) -> list[Effect]:
     """All effects in one run.
 
     Args:
-        right: for every model, by its name, the `trainers.outcomes.Outcome` of
-            every attack, by its name.
+        right: for every model, by its name, the result of every attack, by its
+            name.
     """
     return [
         {"ends": ends, "attack": attack, "epsilon": float(epsilon)}

@@ -12,10 +12,11 @@ carries on with the attacks that are missing.
 Some of the checks need the model both in memory and exported: a `.keras` file
 is exported for the purpose, and beside a SavedModel's version directory a
 model.keras is looked for, as `trainers.train` writes it. With it, certified
-accuracy is computed at the budgets of pgd_l2 and margin_l2, and must not be
-above what the stronger one leaves.
+accuracy is computed at the budgets in the 2-norm, and must not be above what
+the strongest attack leaves.
 """
 
+import dataclasses
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import rich
 import tensorflow as tf
 from absl import app, flags, logging
@@ -46,6 +46,7 @@ from trainers import (
     attack_suite,
     command_line,
     drawing,
+    outcomes,
     report,
 )
 from trainers.data import datasets
@@ -72,8 +73,9 @@ _KERAS_MODEL = flags.DEFINE_string(
 _DATASET = flags.DEFINE_enum(
     "dataset", "mnist", datasets.NAMES, "Test images.", allow_override=True
 )
+_KNOWN = attacks.registered()
 _ATTACKS = flags.DEFINE_list(
-    "attacks", ["fgsm"], f"Out of {', '.join(attack_suite.TITLES)}; or all."
+    "attacks", ["fgsm"], f"Any of {', '.join(_KNOWN)}; or all."
 )
 _EPSILONS = flags.DEFINE_list(
     "epsilons",
@@ -83,16 +85,18 @@ _EPSILONS = flags.DEFINE_list(
 _EPSILONS_L2 = flags.DEFINE_list(
     "epsilons_l2",
     ["0", "0.25", "0.5", "0.75", "1", "1.25", "1.5", "2", "2.5", "3"],
-    "Budgets of pgd_l2 and margin_l2, in the 2-norm of a whole image.",
+    "Budgets in the 2-norm of a whole image.",
 )
-_PGD_STEPS = flags.DEFINE_integer("pgd_steps", 100, "Of a run of PGD.", 1)
-_RESTARTS = flags.DEFINE_integer("restarts", 1, "Runs of PGD.", 1)
-_QUERIES = flags.DEFINE_integer("queries", 1000, "Of Square.", 1)
+_PGD_STEPS = flags.DEFINE_integer("pgd_steps", 100, "Steps of a run of PGD.", 1)
+_RESTARTS = flags.DEFINE_integer(
+    "restarts", 1, "Runs of PGD and Square from new random numbers.", 1
+)
+_QUERIES = flags.DEFINE_integer("queries", 1000, "Queries of Square.", 1)
 _NUM_IMAGES = flags.DEFINE_integer(
     "num_images", None, "The first so many test images; all by default.", 1
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Of the attacks' random numbers.", 0, allow_override=True
+    "seed", 0, "Seeds the attacks' random numbers.", 0, allow_override=True
 )
 _JIT_COMPILE = flags.DEFINE_bool(
     "jit_compile",
@@ -112,13 +116,9 @@ command_line.require_budgets("epsilons")
 command_line.require_budgets("epsilons_l2")
 
 
-@flags.validator(
-    "attacks", f"must be out of {', '.join(attack_suite.TITLES)}, or all"
-)
+@flags.validator("attacks", f"must be any of {', '.join(_KNOWN)}, or all")
 def _valid_attacks(names: list[str]) -> bool:
-    return names == ["all"] or (
-        bool(names) and set(names) <= attack_suite.TITLES.keys()
-    )
+    return names == ["all"] or (bool(names) and set(names) <= _KNOWN.keys())
 
 
 def main(argv: Sequence[str]) -> None:
@@ -157,7 +157,6 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
     memory = _in_memory(model)
     test = datasets.load(_DATASET.value, data_dir=_DATA_DIR.value).test
     test = test.take(slice(_NUM_IMAGES.value))
-    images, labels = test.pixels, test.labels
 
     path = output / "evaluation.json" if output else None
     record = attack_suite.open_record(
@@ -166,21 +165,17 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
         _DATASET.value,
         test,
     )
-    curves = attack_suite.run(suite, model, images, labels, record, path)
-    proven = _certified(memory, images, labels, suite)
+    curves = attack_suite.run(suite, model, test, record, path)
+    proven = _certified(memory, test, suite)
     if proven is not None:
         record["certified"] = certified_points(proven)
     rich.print(attack_report.heading(record))
-    for layout in attack_report.tables(record, suite.attacks):
+    for layout in attack_report.tables(record, list(curves)):
         rich.print(layout)
-    checks = _checks(suite, model, memory, images, labels, curves)
+    checks = _checks(suite, model, memory, test, curves)
     if proven is not None:
-        checks.append(
-            sanity_checks.certified_at_most_attacked(
-                proven,
-                [c for n, c in curves.items() if attack_suite.norm(n) == "l2"],
-            )
-        )
+        in_ball = [curves[a.name] for a in suite.attacks if a.norm == "l2"]
+        checks.append(sanity_checks.certified_at_most_attacked(proven, in_ball))
     record["checks"] = [check._asdict() for check in checks]
     for line in attack_report.check_lines(record):
         rich.print(line)
@@ -193,24 +188,32 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
         report.write_json(record, path)
         attack_report.write_csv(record, output / "evaluation.csv")
         attack_pictures.plot_attacks(record, output / "attacks.png")
-        _draw_margins(model, images, labels, output / "margins.png")
+        _draw_margins(model, test, output / "margins.png")
         print(f"Written to {output}: evaluation.json, evaluation.csv,")
         print("attacks.png, margins.png")
 
 
 def _suite() -> attack_suite.Suite:
-    chosen = _ATTACKS.value
+    """The attacks that were asked for, as hard as the flags say."""
+    asked: dict[str, Any] = {
+        "steps": _PGD_STEPS.value,
+        "restarts": _RESTARTS.value,
+        "queries": _QUERIES.value,
+        "seed": _SEED.value,
+        "jit_compile": _JIT_COMPILE.value,
+    }
+    chosen = []
+    for name, attack in _KNOWN.items():
+        if name in _ATTACKS.value or "all" in _ATTACKS.value:
+            fields = {field.name for field in dataclasses.fields(attack)}
+            changes = {key: asked[key] for key in fields & asked.keys()}
+            chosen.append(dataclasses.replace(attack, **changes))
     return attack_suite.Suite(
-        attacks=[
-            n for n in attack_suite.TITLES if n in chosen or "all" in chosen
-        ],
-        epsilons=[float(value) for value in _EPSILONS.value],
-        epsilons_l2=[float(value) for value in _EPSILONS_L2.value],
-        pgd_steps=_PGD_STEPS.value,
-        restarts=_RESTARTS.value,
-        queries=_QUERIES.value,
-        seed=_SEED.value,
-        jit_compile=_JIT_COMPILE.value,
+        chosen,
+        {
+            "linf": [float(value) for value in _EPSILONS.value],
+            "l2": [float(value) for value in _EPSILONS_L2.value],
+        },
     )
 
 
@@ -232,32 +235,42 @@ def _checks(
     suite: attack_suite.Suite,
     model: Any,
     memory: keras.Model | None,
-    images: np.ndarray,
-    labels: np.ndarray,
+    test: datasets.Split,
     curves: dict[str, evaluation.AccuracyCurve],
 ) -> list[sanity_checks.Check]:
     checks = []
-    gradient = {n: c for n, c in curves.items() if n != "square"}
-    in_box = [c for n, c in gradient.items() if attack_suite.norm(n) == "linf"]
     if {"fgsm", "pgd"} <= curves.keys():
         checks.append(
             sanity_checks.pgd_at_least_as_strong(curves["pgd"], curves["fgsm"])
         )
+    gradient = [attack for attack in suite.attacks if attack.uses_gradient]
+    in_box = [curves[a.name] for a in gradient if a.norm == "linf"]
     if "square" in curves and in_box:
         checks.append(
             sanity_checks.square_never_strongest(curves["square"], in_box)
         )
-    gray = suite.settings("pgd") | {"epsilons": [_GRAY]}
-    few = images[:_FEW], labels[:_FEW]
+
+    def curve(
+        attack: attacks.Attack, attacked: Any, *given: Any, title: str
+    ) -> evaluation.AccuracyCurve:
+        result = outcomes.attacked(attack, attacked, *given, title)
+        return evaluation.AccuracyCurve.of(result)
+
+    few = test.take(slice(_FEW))
+    gray = attacks.PGD(
+        steps=_PGD_STEPS.value,
+        restarts=_RESTARTS.value,
+        seed=_SEED.value,
+        jit_compile=_JIT_COMPILE.value,
+    )
     checks.append(
         sanity_checks.falls_to_chance(
-            attack_suite.attack_curve("pgd", model, *few, gray, "PGD, gray"),
-            _NUM_CLASSES,
+            curve(gray, model, few, [_GRAY], title="PGD, gray"), _NUM_CLASSES
         )
     )
-    # The margin ratio is constant, whatever the model, where the answer is
-    # wrong and the true class not even second.
-    smooth = [c for n, c in gradient.items() if not n.startswith("margin")]
+    # The DLR loss is constant, whatever the model, where the answer is wrong
+    # and the true class not even second.
+    smooth = [curves[a.name] for a in gradient if a.loss != "dlr"]
     if smooth:
         checks.append(
             sanity_checks.few_zero_gradients(
@@ -266,17 +279,17 @@ def _checks(
         )
     if memory is not None:
         checks.append(
-            sanity_checks.same_gradient(memory, _exported(model), *few)
+            sanity_checks.same_gradient(
+                memory, _exported(model), few.pixels, few.labels
+            )
         )
     finer = _finer(memory)
     if finer is not None:
-        fgsm = suite.settings("fgsm")
-        before = curves.get("fgsm") or attack_suite.attack_curve(
-            "fgsm", memory, images, labels, fgsm, "FGSM"
+        given = test, suite.epsilons["linf"]
+        before = curves.get("fgsm") or curve(
+            attacks.FGSM(), memory, *given, title="FGSM"
         )
-        after = attack_suite.attack_curve(
-            "fgsm", finer, images, labels, fgsm, "FGSM, finer solver"
-        )
+        after = curve(attacks.FGSM(), finer, *given, title="FGSM, finer solver")
         checks.append(
             sanity_checks.finer_solver_agrees({"FGSM": before}, {"FGSM": after})
         )
@@ -284,17 +297,16 @@ def _checks(
 
 
 def _certified(
-    memory: keras.Model | None,
-    images: np.ndarray,
-    labels: np.ndarray,
-    suite: attack_suite.Suite,
+    memory: keras.Model | None, test: datasets.Split, suite: attack_suite.Suite
 ) -> CertifiedCurve | None:
     """What is proven at the budgets in the 2-norm, if there are any."""
-    in_ball = any(attack_suite.norm(n) == "l2" for n in suite.attacks)
+    in_ball = any(attack.norm == "l2" for attack in suite.attacks)
     if memory is None or not in_ball:
         return None
     try:
-        return certified_accuracy(memory, images, labels, suite.epsilons_l2)
+        return certified_accuracy(
+            memory, test.pixels, test.labels, suite.epsilons["l2"]
+        )
     except ValueError as error:
         print(f"Not certified: {error}")
         return None
@@ -311,13 +323,14 @@ def _finer(memory: keras.Model | None) -> keras.Model | None:
         return None
 
 
-def _draw_margins(
-    model: Any, images: np.ndarray, labels: np.ndarray, path: Path
-) -> None:
-    attacked = attacks.fgsm(model, images, labels, _SHOWN_EPSILONS).adversarial
+def _draw_margins(model: Any, test: datasets.Split, path: Path) -> None:
+    images, labels = test.pixels, test.labels
+    fgsm = attacks.FGSM()(model, images, labels, _SHOWN_EPSILONS)
     seen = {"clean": images} | {
         f"FGSM, ε = {epsilon:g}": adversarial
-        for epsilon, adversarial in zip(_SHOWN_EPSILONS, attacked, strict=True)
+        for epsilon, adversarial in zip(
+            _SHOWN_EPSILONS, fgsm.adversarial, strict=True
+        )
     }
     margins = {
         name: evaluation.margins(model, pixels, labels)

@@ -4,7 +4,7 @@ import dataclasses
 import textwrap
 from typing import Any
 
-from trainers.attack_suite import TITLES
+from trainers.attack_report import curves, markdown_table
 from trainers.certified_recipe import CertifiedRecipe
 from trainers.recipe import Recipe
 from trainers.report import dataset_title, rounded_down, rounded_up
@@ -167,8 +167,8 @@ def _command(results: dict[str, Any]) -> str:
 def _pgd(few: dict[str, Any]) -> str:
     steps = few["attacks"]["pgd"]["settings"]["steps"]
     return (
-        f"PGD, {steps} steps from one random start on the cross-entropy or, "
-        '"margin", on the difference of logits ratio'
+        f"PGD, {steps} steps from one random start on the cross-entropy or "
+        "on the difference of logits ratio (DLR)"
     )
 
 
@@ -218,7 +218,7 @@ def _bounds_table(results: dict[str, Any]) -> str:
             "their product",
         ]
     )
-    return _table(
+    return markdown_table(
         [
             "layer",
             "δ(A), from below",
@@ -257,15 +257,9 @@ def _curves(
 ) -> dict[str, dict[float, float]]:
     """Accuracy by budget, under each attack in a norm, by its title."""
     return {
-        TITLES[name]: dict(
-            zip(
-                attack["settings"]["epsilons"],
-                attack["accuracies"],
-                strict=True,
-            )
-        )
-        for name, attack in evaluation["attacks"].items()
-        if attack["norm"] == norm
+        curve.title: curve.accuracies
+        for curve in curves(evaluation)
+        if curve.norm == norm
     }
 
 
@@ -276,13 +270,8 @@ def _curve_table(corner: str, curves: dict[str, dict[float, float]]) -> str:
         [f"{x:g}", *(_percent(curve.get(x)) for curve in curves.values())]
         for x in budgets
     ]
-    return _table([corner, *curves], rows)
+    return markdown_table([corner, *curves], rows)
 
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2f} %"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -5,124 +5,91 @@ What has been attacked once is not attacked again: a comparison that was
 interrupted goes on where it stopped.
 """
 
+import dataclasses
 import json
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from rich import progress
 
-from stable_node_tf import evaluation
-from trainers import attack_suite, report
+from stable_node_tf import attacks
+from trainers import report
 from trainers.data.datasets import Split
 
+_BATCH_SIZE = 500
 
-class Outcome(NamedTuple):
-    """What an attack with E budgets leaves of the answers to n images.
 
-    Attributes:
-      epsilons: the budgets, float64, of shape (E,).
-      right: whether the answer to the attacked image is right, bool, (E, n).
-      clean: whether the answer is right without an attack, bool, (n,).
-      stuck: whether the gradient of the loss is exactly zero, bool, (n,).
-    """
+def strongest_pgd(seed: int) -> attacks.WorstCase:
+    """PGD with 100 steps on two losses, the stronger one for each image."""
+    return attacks.WorstCase(
+        [
+            attacks.PGD(steps=100, loss=loss, seed=seed, jit_compile=True)
+            for loss in ("cross_entropy", "dlr")
+        ]
+    )
 
-    epsilons: np.ndarray
-    right: np.ndarray
-    clean: np.ndarray
-    stuck: np.ndarray
 
-    def curve(self) -> evaluation.AccuracyCurve:
-        """Accuracy against the budget."""
-        return evaluation.AccuracyCurve(
-            self.epsilons,
-            self.right.mean(axis=1),
-            float(self.clean.mean()),
-            float(self.stuck.mean()),
-            len(self.clean),
-        )
+def settings(
+    attack: attacks.Attack, epsilons: Sequence[float]
+) -> dict[str, Any]:
+    """What an attack depends on: two that agree give equal figures."""
+    return attack.describe()["settings"] | {"epsilons": list(epsilons)}
 
 
 def attacked(
-    name: str,
-    model: Callable[[Any], Any],
+    attack: attacks.Attack,
+    model: attacks.Classifier,
     split: Split,
-    settings: dict[str, Any],
+    epsilons: Sequence[float],
     description: str,
-) -> Outcome:
-    """Attacks a model, with a progress bar.
+) -> attacks.AttackResult:
+    """Attacks a model, and keeps the answers but not the images.
 
     Args:
-      name: of an attack that follows gradients, see `attack_suite.TITLES`.
+      attack: what to run.
       model: maps images to logits.
       split: images and labels.
-      settings: what the attack is called with.
+      epsilons: budgets in the attack's norm.
       description: what the progress bar says.
     """
-    rights, cleans, stuck = [], [], []
-    for batch in attack_suite.attacked_batches(
-        name, model, split.pixels, split.labels, settings, description
-    ):
-        rights.append(batch.predictions == batch.labels)
-        cleans.append(batch.clean_predictions == batch.labels)
-        stuck.append(batch.zero_gradient)
-    return Outcome(
-        np.array(settings["epsilons"], np.float64),
-        np.concatenate(rights, axis=1),
-        np.concatenate(cleans),
-        np.concatenate(stuck),
+    batches = progress.track(
+        attack.batches(
+            model, split.pixels, split.labels, epsilons, batch_size=_BATCH_SIZE
+        ),
+        description,
+        -(-len(split.labels) // _BATCH_SIZE),
+        disable=not sys.stdout.isatty(),
     )
-
-
-def strongest(outcomes: Sequence[Outcome]) -> Outcome:
-    """Takes for every image the attack that fools it, if there is one.
-
-    Args:
-      outcomes: of several attacks on the same images with the same budgets.
-
-    Example:
-      >>> one, two = (
-      ...     Outcome(
-      ...         np.array([0.1]),
-      ...         np.array([right]),
-      ...         np.array([True, True, True]),
-      ...         np.array([False, False, False]),
-      ...     )
-      ...     for right in ([True, True, False], [False, True, True])
-      ... )
-      >>> strongest([one, two]).right.tolist()
-      [[False, True, False]]
-    """
-    epsilons, right, clean, stuck = zip(*outcomes, strict=True)
-    return Outcome(
-        epsilons[0],
-        np.logical_and.reduce(right),
-        clean[0],
-        np.logical_and.reduce(stuck),
-    )
+    return attacks.collect(batch.without_images() for batch in batches)
 
 
 def kept(
-    path: Path, made_from: dict[str, Any], attack: Callable[[], Outcome]
-) -> Outcome:
+    path: Path,
+    made_from: dict[str, Any],
+    attack: Callable[[], attacks.AttackResult],
+) -> attacks.AttackResult:
     """The outcome at `path` if it is of the same attack, or a new one.
 
     Args:
       path: of an .npz file, which need not exist and is written.
       made_from: all that the outcome depends on, as JSON takes it.
-      attack: called where there is nothing to be read.
+      attack: called where there is nothing to be read; uses gradients.
     """
     description = json.dumps(made_from, sort_keys=True)
+    names = [field.name for field in dataclasses.fields(attacks.AttackResult)]
     try:
         with np.load(path) as file:
             if str(file["made_from"]) == description:
-                return Outcome(*(file[name] for name in Outcome._fields))
+                return attacks.AttackResult(**{n: file[n] for n in names})
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         pass
     outcome = attack()
     with report.atomic(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
-            file, made_from=np.array(description), **outcome._asdict()
+            file, made_from=np.array(description), **vars(outcome)
         )
     return outcome

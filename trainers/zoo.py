@@ -25,7 +25,7 @@ import keras
 import numpy as np
 from absl import app, flags, logging
 
-from stable_node_tf import StableODELayer
+from stable_node_tf import StableODELayer, attacks
 from stable_node_tf.certification.certifier import certified_accuracy
 from stable_node_tf.evaluation import sanity_checks
 from stable_node_tf.saved_model import (
@@ -50,14 +50,16 @@ from trainers.variants import preset, variants
 
 _RADII = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.25, 1.58, 2.0)
 _FGSM = attack_suite.Suite(
-    attacks=["fgsm"],
-    epsilons=[0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2],
-    epsilons_l2=[],
+    [attacks.FGSM()],
+    {"linf": [0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2]},
 )
 _PGD = attack_suite.Suite(
-    attacks=["pgd", "margin", "pgd_l2", "margin_l2"],
-    epsilons=[0.02, 0.05, 0.1, 0.15],
-    epsilons_l2=[0.3, 0.5, 1.0, 1.58],
+    [
+        attacks.PGD(norm=norm, loss=loss, jit_compile=True)
+        for norm in ("linf", "l2")
+        for loss in ("cross_entropy", "dlr")
+    ],
+    {"linf": [0.02, 0.05, 0.1, 0.15], "l2": [0.3, 0.5, 1.0, 1.58]},
 )
 CHECKED = 2000  # images whose accuracy the test of the zoo asks for
 
@@ -143,25 +145,24 @@ def build(
     exported = _exported(trained.model, recipe, data.train, work)
     pixels, labels = data.test.pixels, data.test.labels
     first = data.test.take(slice(_PGD_IMAGES.value))
-    few = first.pixels, first.labels
     evaluations = []
     curves = {}
     for suite, images in ((_FGSM, data.test), (_PGD, first)):
-        path = work / f"evaluation_{'_'.join(suite.attacks)}.json"
+        path = work / f"evaluation_{'_'.join(suite.settings())}.json"
         record = attack_suite.open_record(
             path, exported.path, recipe.dataset, images
         )
-        curves |= attack_suite.run(
-            suite, exported, images.pixels, images.labels, record, path
-        )
+        curves |= attack_suite.run(suite, exported, images, record, path)
         evaluations.append(
             {key: record[key] for key in ("num_images", "attacks")}
         )
     proven = certified_accuracy(trained.model, pixels, labels, _RADII)
-    proven_few = certified_accuracy(trained.model, *few, _PGD.epsilons_l2)
+    proven_few = certified_accuracy(
+        trained.model, first.pixels, first.labels, _PGD.epsilons["l2"]
+    )
     check = sanity_checks.certified_at_most_attacked(
         proven_few,
-        [c for n, c in curves.items() if attack_suite.norm(n) == "l2"],
+        [curves[a.name] for a in _PGD.attacks if a.norm == "l2"],
     )
     if not check.passed:
         raise RuntimeError(f"{name}: refuted: {check.name}, {check.measured}")
@@ -252,15 +253,10 @@ def _is_current(directory: Path, recipe: Recipe | CertifiedRecipe) -> bool:
         digest = attack_suite.digest(directory / "1")
     except (OSError, ValueError):
         return False
-    wanted = [
-        suite.settings(name)
-        for suite in (_FGSM, _PGD)
-        for name in suite.attacks
-    ]
+    wanted = [suite.settings() for suite in (_FGSM, _PGD)]
     found = [
-        attack["settings"]
+        {name: each["settings"] for name, each in evaluation["attacks"].items()}
         for evaluation in results["evaluations"]
-        for attack in evaluation["attacks"].values()
     ]
     return (
         results["recipe"] == dataclasses.asdict(recipe)

@@ -1,30 +1,40 @@
-"""Adversarial attacks as pure functions of (model, images, labels, epsilons).
+"""Adversarial attacks: frozen objects that are called with a model and images.
 
-An attack takes the whole list of budgets at once and answers with a pair
-(adversarial, success), one entry per budget. Behind each attack stands a
-generator that yields one batch at a time, so that an evaluation over many
-images and budgets never holds all adversarial images in memory.
+`FGSM` is one step along the sign of the gradient, `PGD` many projected steps
+in the l-infinity or the 2-norm, on one of several losses; `Square` needs no
+gradient, and `WorstCase` takes the strongest of several for each image. All
+are called alike,
 
-`fgsm` is one step along the sign of the gradient, `pgd` many projected steps
-in the l-infinity or the 2-norm, on the cross-entropy or on a margin; `square`
-needs no gradient.
+    attack(model, images, labels, epsilons=[0.05, 0.1], bounds=(0.0, 1.0))
+
+and answer with an `AttackResult`. `Attack` explains the arguments, and how to
+write another one.
 """
 
-from stable_node_tf.attacks.checks import check_epsilons
-from stable_node_tf.attacks.fast_gradient import fgsm, fgsm_batches
-from stable_node_tf.attacks.outcome import Attack, AttackedBatch, Classifier
-from stable_node_tf.attacks.projected_gradient import pgd, pgd_batches
-from stable_node_tf.attacks.square_search import square, square_batches
+from stable_node_tf.attacks.base import (
+    Attack,
+    AttackResult,
+    Batch,
+    collect,
+    register,
+    registered,
+)
+from stable_node_tf.attacks.fgsm import FGSM
+from stable_node_tf.attacks.gradients import Classifier
+from stable_node_tf.attacks.pgd import PGD
+from stable_node_tf.attacks.square import Square
+from stable_node_tf.attacks.worst_case import WorstCase
 
 __all__ = [
+    "FGSM",
+    "PGD",
     "Attack",
-    "AttackedBatch",
+    "AttackResult",
+    "Batch",
     "Classifier",
-    "check_epsilons",
-    "fgsm",
-    "fgsm_batches",
-    "pgd",
-    "pgd_batches",
-    "square",
-    "square_batches",
+    "Square",
+    "WorstCase",
+    "collect",
+    "register",
+    "registered",
 ]

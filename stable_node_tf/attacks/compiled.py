@@ -1,40 +1,45 @@
 """Functions of a model, compiled once for all calls.
 
 Compiling takes a second or so, an attack on a few images milliseconds. So
-what has been compiled for a model is kept as long as the model lives, and
-while its Python state stays what it was when it was traced.
+what has been compiled for a model is kept as long as the model lives.
 """
 
-import collections
 import threading
 import types
+import warnings
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
-
-from stable_node_tf.attacks.outcome import Classifier
-from stable_node_tf.attacks.python_state import Snapshot, same, snapshot
 
 _KEPT = 16  # functions of a model; shapes of images may be many
 
+# By the identity of the model or, for a method, of its object.
+_functions: dict[int, dict[Hashable, "Compiled"]] = {}
+_lock = threading.Lock()
+
 
 class Compiled:
-    """A compiled function of a model, which it keeps alive.
-
-    Attributes:
-        traces: what is known about the traces of this model's functions.
-    """
+    """A compiled function of a model, which it does not keep alive."""
 
     def __init__(
-        self, model: Classifier, function: Any, signature: Any, traces: "Traces"
+        self,
+        reference: Callable[[], Any],
+        function: Callable[..., Any],
+        settings: tuple[Hashable, ...],
+        signature: tuple[tf.TensorSpec, ...],
+        jit_compile: bool,
     ) -> None:
-        """Wraps what `compiled` has found or made; use `compiled` instead."""
-        self.traces = traces
-        self._model = model
-        self._function = function
         self._signature = signature
+        self._repeatable: bool | None = None
+        self._function = tf.function(
+            lambda *tensors: function(reference(), *settings, *tensors),
+            input_signature=signature,
+            autograph=False,
+            jit_compile=jit_compile or None,
+        )
 
     def __call__(self, *tensors: Any) -> Any:
         """Calls the function with tensors or arrays that fit its signature."""
@@ -45,53 +50,29 @@ class Compiled:
             )
         )
 
+    def warn_of_chance(self, logits: np.ndarray, *tensors: Any) -> None:
+        """Warns of a model that answers the same images differently each time.
 
-class Traces:
-    """What the functions of one model have in common.
+        The first time it asks the model once more, and remembers the outcome.
 
-    Attributes:
-        reference: returns the model, which it does not keep alive if there are
-            weak references to it.
-        repeatable: whether the model answers the same images alike each time;
-            None if that is not known yet.
-        functions: by what identifies them, the latest used last.
-    """
-
-    def __init__(self, reference: Callable[[], Classifier | None]) -> None:
-        self.reference = reference
-        self.repeatable: bool | None = None
-        self.functions: collections.OrderedDict[Hashable, Any] = (
-            collections.OrderedDict()
-        )
-        self._state: Snapshot | None = None
-
-    def hold_for(self, model: Classifier) -> bool:
-        """Whether this is the model, in the state in which it was traced."""
-        # Each access makes a new bound method: equal, but not the same.
-        is_method = isinstance(model, types.MethodType)
-        ours = self.reference()
-        if not (ours == model if is_method else ours is model):
-            return False
-        return self._state is None or same(self._state, snapshot(model))
-
-    def note(self, before: Snapshot, after: Snapshot) -> None:
-        """Notes the state before and after a trace.
-
-        Tracing itself may change the state, of a model that counts how often
-        it is called for example; that does not make the trace out of date.
+        Args:
+            logits: what the function, which returns logits first, answered.
+            *tensors: what it was called with.
         """
-        unchanged = self._state is None or same(self._state, before)
-        self._state = after if unchanged else []  # no snapshot is empty
-
-
-# By the identity of the model or, for a method, of its object and function.
-_traces: dict[Hashable, Traces] = {}
-_ends: dict[Hashable, weakref.ref] = {}
-_lock = threading.RLock()
+        if self._repeatable is None:
+            change = np.abs(self(*tensors)[0].numpy() - logits).max()
+            self._repeatable = bool(change <= 1e-3 * np.abs(logits).max())
+        if not self._repeatable:
+            warnings.warn(
+                "model answers the same images differently each time, as with "
+                "dropout in training mode: whether an attack succeeds is a "
+                "matter of chance, and its gradients are those of one draw.",
+                stacklevel=3,
+            )
 
 
 def compiled(
-    model: Classifier,
+    model: Callable[[Any], Any],
     function: Callable[..., Any],
     *settings: Hashable,
     signature: Sequence[tf.TensorSpec],
@@ -99,23 +80,19 @@ def compiled(
 ) -> Compiled:
     """Compiles `function(model, *settings, *tensors)`, or finds it compiled.
 
-    What is compiled is kept until the model is deleted, and found again while
-    the model's Python state is the same, see
-    `stable_node_tf.attacks.python_state`; weights may change. Functions of a
-    model to which there are no weak references are compiled in each call.
-    Threads may share a model.
+    What is compiled is kept until the model is deleted. Weights may change in
+    between; after any other change compile the model again or make a new one,
+    as for `predict` of Keras. Functions of a model to which there are no weak
+    references are compiled in each call. Threads may share a model.
 
     Args:
-        model: see `stable_node_tf.attacks.fgsm`.
+        model: maps images to logits; the caller keeps it alive.
         function: takes the model, the settings and tensors; a function of a
             module, since together with the settings it identifies what is
             computed.
         *settings: what is not a tensor.
-        signature: of the tensors.
+        signature: describes the tensors.
         jit_compile: whether XLA compiles the function.
-
-    Returns:
-        The compiled function of the tensors.
 
     Example:
         >>> def shifted(model, shift, x):
@@ -125,63 +102,28 @@ def compiled(
         >>> compiled(model, shifted, 1.0, signature=[spec])([3.0]).numpy()
         array([7.], dtype=float32)
     """
-    signature = tuple(signature)
-    key = (function, settings, signature, jit_compile)
-    with _lock:
-        traces = _traces_of(model)
-        if key not in traces.functions:
-            traces.functions[key] = _compile(traces, *key)
-        made = traces.functions[key]
-        traces.functions.move_to_end(key)
-        while len(traces.functions) > _KEPT:
-            traces.functions.popitem(last=False)
-    return Compiled(model, made, signature, traces)
-
-
-def _traces_of(model: Classifier) -> Traces:
+    what = (function, settings, tuple(signature), jit_compile)
     owner: Any = model
-    place: Hashable = id(model)
-    try:
-        if isinstance(model, types.MethodType):
-            owner = model.__self__
-            place = id(owner), id(model.__func__)
-            reference: Any = weakref.WeakMethod(model)
-        else:
-            reference = weakref.ref(model)
-        end = weakref.ref(owner, lambda _: _forget(place))
-    except TypeError:
-        return Traces(lambda: model)
-    known = _traces.get(place)
-    if known is None or not known.hold_for(model):
-        _forget(place)
-        known = _traces[place] = Traces(reference)
-        _ends[place] = end
-    return known
-
-
-def _forget(place: Hashable) -> None:
-    _ends.pop(place, None)
-    if (traces := _traces.pop(place, None)) is not None:
-        traces.functions.clear()  # which refer to `traces`: freed at once
-
-
-def _compile(
-    traces: Traces,
-    function: Callable[..., Any],
-    settings: tuple[Hashable, ...],
-    signature: tuple[tf.TensorSpec, ...],
-    jit_compile: bool,
-) -> Any:
-    @tf.function(
-        input_signature=signature,
-        autograph=False,
-        jit_compile=jit_compile or None,
-    )
-    def traced(*tensors: Any) -> Any:
-        model = traces.reference()
-        before = snapshot(model)
-        answer = function(model, *settings, *tensors)
-        traces.note(before, snapshot(model))
-        return answer
-
-    return traced
+    method = None
+    if isinstance(model, types.MethodType):
+        owner, method = model.__self__, model.__func__
+    with _lock:
+        try:
+            reference: Any = (weakref.WeakMethod if method else weakref.ref)(
+                model
+            )
+            if id(owner) not in _functions:
+                end = weakref.finalize(owner, _functions.pop, id(owner), None)
+                end.atexit = False
+            known = _functions.setdefault(id(owner), {})
+        except TypeError:  # no weak references: nothing is kept
+            return Compiled(lambda: model, *what)
+        # Keras makes a new configuration in each `compile`.
+        compilation = getattr(owner, "_compile_config", None)
+        since = None if compilation is None else weakref.ref(compilation)
+        key = (*what, method, since)
+        made = known.pop(key, None) or Compiled(reference, *what)
+        known[key] = made  # the latest used last
+        while len(known) > _KEPT:
+            del known[next(iter(known))]
+    return made

@@ -1,17 +1,16 @@
 """Logits, and gradients of a loss with respect to the images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from stable_node_tf.attacks.compiled import Compiled, compiled
-from stable_node_tf.attacks.outcome import Classifier
 from stable_node_tf.model_graph.binary_logits import class_logits
 from stable_node_tf.model_graph.ends import probability_operation
 
-Loss = Callable[[Any, Any], Any]
+Classifier = Callable[[Any], Any]
+"""What is attacked: maps images to logits, differentiably."""
 
 
 def read_logits(model: Classifier, x: Any) -> Any:
@@ -64,15 +63,18 @@ def _described(answer: Any) -> str:
 
 
 def logits_and_gradient(
-    model: Classifier, loss: Loss, x: Any, labels: Any
+    model: Classifier,
+    loss: Callable[[Any, Any], Any],
+    x: Any,
+    labels: Any,
 ) -> tuple[Any, Any]:
     """The logits of x, and the gradient of the loss with respect to x.
 
     Args:
-        model: see `stable_node_tf.attacks.fgsm`.
+        model: see `stable_node_tf.attacks.Attack`.
         loss: one of `stable_node_tf.attacks.losses`.
         x: images (b, ...).
-        labels: the true classes, integers (b,).
+        labels: the classes, integers (b,).
 
     Returns:
         Tensors (b, classes) and (b, ...).
@@ -81,11 +83,11 @@ def logits_and_gradient(
         ValueError: if the model is not differentiable.
 
     Example:
-        >>> from stable_node_tf.attacks.losses import margin
+        >>> from stable_node_tf.attacks.losses import cw
         >>> weights = tf.constant([[-1.0, 1.0]])
         >>> x, labels = tf.constant([[0.5]]), [1]
         >>> _, gradient = logits_and_gradient(
-        ...     lambda x: x @ weights, margin, x, labels
+        ...     lambda x: x @ weights, cw, x, labels
         ... )
         >>> gradient.numpy().tolist()
         [[-2.0]]
@@ -101,14 +103,3 @@ def logits_and_gradient(
             f"but no gradient reaches them. Received: model={model!r}"
         )
     return logits, gradient
-
-
-def compiled_gradient(
-    model: Classifier, loss: Loss, shape: Sequence[int]
-) -> Compiled:
-    """Compiles `logits_and_gradient` for images of one shape, (b, *shape)."""
-    signature = [
-        tf.TensorSpec([None, *shape], tf.float32),
-        tf.TensorSpec([None], tf.int64),
-    ]
-    return compiled(model, logits_and_gradient, loss, signature=signature)

@@ -3,7 +3,6 @@
 from stable_node_tf.evaluation.accuracy import (
     AccuracyCurve,
     accuracy_curve,
-    fgsm_accuracy,
     margins,
     separation,
 )
@@ -11,7 +10,6 @@ from stable_node_tf.evaluation.accuracy import (
 __all__ = [
     "AccuracyCurve",
     "accuracy_curve",
-    "fgsm_accuracy",
     "margins",
     "separation",
 ]

@@ -1,6 +1,6 @@
 """Accuracy under attack, and how far neighboring trajectories drift apart."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,103 +35,56 @@ class AccuracyCurve(NamedTuple):
     zero_gradient_share: float | None
     num_images: int
 
+    @classmethod
+    def of(cls, result: attacks.AttackResult) -> "AccuracyCurve":
+        """The curve that an attack has traced."""
+        stuck = result.zero_gradient
+        return cls(
+            result.epsilons,
+            result.accuracies,
+            float(np.mean(result.clean_predictions == result.labels)),
+            None if stuck is None else float(stuck.mean()),
+            len(result.labels),
+        )
 
-def fgsm_accuracy(
+
+def accuracy_curve(
     model: attacks.Classifier,
     images: Any,
     labels: Any,
-    epsilons: Sequence[float],
-    batch_size: int = 500,
+    attack: attacks.Attack,
+    epsilons: float | Sequence[float],
+    **options: Any,
 ) -> AccuracyCurve:
-    """Computes accuracy under the fast gradient sign method.
+    """Computes accuracy under an attack.
 
     The attacked images are dropped batch by batch, so memory does not grow
     with the number of images or budgets beyond one batch.
 
     Args:
-        model: see `stable_node_tf.attacks.fgsm`, as for all arguments.
-        images: array (n, ...) of floats in [0, 1].
-        labels: integer array (n,).
-        epsilons: budgets in the l-infinity norm, finite and >= 0.
-        batch_size: images per call of the model.
+        model: maps images to logits, see `stable_node_tf.attacks.Attack`, as
+            for all arguments.
+        images: array (n, ...) of floats, or a data set.
+        labels: integer array (n,), or None with a data set.
+        attack: for example `attacks.PGD()`.
+        epsilons: budgets in the attack's norm.
+        **options: bounds, targets and batch_size.
 
     Returns:
         An `AccuracyCurve` in the order of `epsilons`.
 
-    Raises:
-        TypeError, ValueError: as `stable_node_tf.attacks.fgsm`.
-
     Example:
         >>> weights = tf.constant([[-1.0, 1.0]])
-        >>> curve = fgsm_accuracy(
+        >>> curve = accuracy_curve(
         ...     lambda x: (x - 0.5) @ weights,
-        ...     [[0.6], [0.9]], [1, 1], [0.0, 0.2, 0.5],
+        ...     [[0.6], [0.9]], [1, 1], attacks.FGSM(), [0.0, 0.2, 0.5],
         ... )
         >>> curve.accuracies.tolist(), curve.clean_accuracy
         ([1.0, 0.5, 0.0], 1.0)
     """
-    batches = attacks.fgsm_batches(
-        model, images, labels, epsilons, batch_size=batch_size
-    )
-    return accuracy_curve(batches, epsilons)
-
-
-def accuracy_curve(
-    batches: Iterable[attacks.AttackedBatch], epsilons: Sequence[float]
-) -> AccuracyCurve:
-    """Sums up an attack that is carried out batch by batch.
-
-    Args:
-        batches: from any attack of `stable_node_tf.attacks`, for example
-            `pgd_batches`, possibly wrapped in a progress bar; consumed once.
-        epsilons: the E budgets the attack was given.
-
-    Returns:
-        An `AccuracyCurve` in the order of `epsilons`.
-
-    Raises:
-        ValueError: if there are no batches, or the budgets are malformed or
-            not as many as in the batches.
-
-    Example:
-        >>> batch = attacks.AttackedBatch(
-        ...     adversarial=np.zeros([1, 2, 3]),
-        ...     predictions=np.array([[7, 1]]),
-        ...     clean_predictions=np.array([7, 5]),
-        ...     labels=np.array([7, 5]),
-        ...     zero_gradient=np.array([True, False]),
-        ... )
-        >>> curve = accuracy_curve([batch], [0.1])
-        >>> curve.accuracies.tolist(), curve.zero_gradient_share
-        ([0.5], 0.5)
-    """
-    budgets = attacks.check_epsilons(epsilons)
-    correct = np.zeros(len(budgets), np.int64)
-    clean_correct = num_images = 0
-    zero_gradients: int | None = 0
-    for batch in batches:
-        if len(batch.predictions) != len(budgets):
-            raise ValueError(
-                f"epsilons must be the {len(batch.predictions)} budgets of "
-                f"the attack. Received: epsilons={epsilons!r}"
-            )
-        correct += np.sum(batch.predictions == batch.labels, axis=1)
-        clean_correct += int(np.sum(batch.clean_predictions == batch.labels))
-        if batch.zero_gradient is None or zero_gradients is None:
-            zero_gradients = None
-        else:
-            zero_gradients += int(np.sum(batch.zero_gradient))
-        num_images += len(batch.labels)
-    if not num_images:
-        raise ValueError("batches must not be empty. Received: no images")
-    return AccuracyCurve(
-        epsilons=budgets,
-        accuracies=correct / num_images,
-        clean_accuracy=clean_correct / num_images,
-        zero_gradient_share=(
-            None if zero_gradients is None else zero_gradients / num_images
-        ),
-        num_images=num_images,
+    batches = attack.batches(model, images, labels, epsilons, **options)
+    return AccuracyCurve.of(
+        attacks.collect(batch.without_images() for batch in batches)
     )
 
 
@@ -143,27 +96,18 @@ def margins(
 ) -> np.ndarray:
     """Computes by how much the true class leads: logit minus largest rival.
 
-    Negative where the answer is wrong.
-
-    Args:
-        model: see `stable_node_tf.attacks.fgsm`; need not be differentiable.
-        images: array (n, ...) of floats in [0, 1], n >= 1.
-        labels: integer array (n,) with the true classes.
-        batch_size: images per call of the model.
+    Negative where the answer is wrong. Arguments and errors are those of
+    `stable_node_tf.attacks.Attack`; the model need not be differentiable.
 
     Returns:
         The margins, float64, shape (n,).
-
-    Raises:
-        TypeError: if the images are not floats or the labels not integers.
-        ValueError: if an argument is malformed or a logit is not finite.
 
     Example:
         >>> weights = tf.constant([[-1.0, 1.0]])
         >>> margins(lambda x: x @ weights, [[0.25], [0.5]], [1, 0]).tolist()
         [0.5, -1.0]
     """
-    images, labels = check_data(images, labels)
+    images, labels = check_data((0.0, 1.0), images, labels)
     size = check_count(batch_size, "batch_size")
     spec = tf.TensorSpec([None, *images.shape[1:]], tf.float32)
     logits = compiled(model, read_logits, signature=[spec])
@@ -171,8 +115,8 @@ def margins(
     for start in range(0, len(images), size):
         x, y = images[start : start + size], labels[start : start + size]
         answers = logits(x).numpy()
-        check_logits(answers, y, start)
-        leads.append(-losses.margin(answers.astype(np.float64), y).numpy())
+        check_logits(answers, start + np.arange(len(y)), {"labels": y})
+        leads.append(-losses.cw(answers.astype(np.float64), y).numpy())
     return np.concatenate(leads)
 
 

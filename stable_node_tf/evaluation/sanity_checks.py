@@ -2,16 +2,20 @@
 
 Each function compares measurements and answers with a `Check`. They follow
 what Athalye, Carlini, Wagner (2018), arXiv 1802.00420, section 3.1, and
-Carlini et al. (2019), arXiv 1902.06705, ask of an evaluation.
+Carlini et al. (2019), arXiv 1902.06705, ask of an evaluation. Curves that are
+compared must be of the same images and budgets, or ValueError is raised.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
+from stable_node_tf.attacks import Classifier
 from stable_node_tf.attacks.checks import check_data, check_finite
-from stable_node_tf.attacks.gradients import compiled_gradient
+from stable_node_tf.attacks.compiled import compiled
+from stable_node_tf.attacks.gradients import logits_and_gradient
 from stable_node_tf.attacks.losses import log_odds
 from stable_node_tf.certification.certifier import CertifiedCurve
 from stable_node_tf.evaluation.accuracy import AccuracyCurve
@@ -34,13 +38,6 @@ class Check(NamedTuple):
 def pgd_at_least_as_strong(pgd: AccuracyCurve, fgsm: AccuracyCurve) -> Check:
     """Checks that many steps leave no more accuracy than one, at any budget.
 
-    Args:
-        pgd: accuracy under PGD.
-        fgsm: accuracy under FGSM on the same images, with the same budgets.
-
-    Raises:
-        ValueError: if the budgets or the numbers of images differ.
-
     Example:
         >>> def curve(*accuracies):
         ...     budgets = np.arange(len(accuracies)) / 10
@@ -62,21 +59,7 @@ def square_never_strongest(
     Args:
         square: accuracy under Square.
         gradient_attacks: accuracies under attacks with gradients, in the same
-            norm, on the same images, with the same budgets; at least one.
-
-    Raises:
-        ValueError: if there is no other attack, or the budgets or the numbers
-            of images differ.
-
-    Example:
-        >>> def curve(*accuracies):
-        ...     budgets = np.arange(len(accuracies)) / 10
-        ...     return AccuracyCurve(budgets, np.array(accuracies), 1.0, 0.0, 4)
-        >>> check = square_never_strongest(
-        ...     curve(1.0, 0.25), [curve(1.0, 0.75), curve(1.0, 0.5)]
-        ... )
-        >>> check.passed, check.measured
-        (False, {'largest_excess_points': 25.0, 'at_epsilon': 0.1})
+            norm; at least one.
     """
     strongest = _strongest(gradient_attacks, "gradient_attacks")
     return _no_excess("Square is never the strongest", strongest, square)
@@ -92,11 +75,7 @@ def certified_at_most_attacked(
     Args:
         certified: certified accuracy in the 2-norm.
         attacks: accuracies under attacks in the 2-norm, with the radii as
-            budgets, on the same images; at least one.
-
-    Raises:
-        ValueError: if there is no attack, or the radii or the numbers of
-            images differ.
+            budgets; at least one.
 
     Example:
         >>> radii = np.array([0.0, 0.5])
@@ -124,11 +103,7 @@ def falls_to_chance(curve: AccuracyCurve, num_classes: int) -> Check:
 
     In the l-infinity norm half of the pixel range is enough to turn every
     image into the same gray, so that accuracy under an attack that works is
-    at most chance.
-
-    Args:
-        curve: accuracy under attack; only its largest budget matters.
-        num_classes: how many there are; chance is 1 / num_classes.
+    at most chance, 1 / num_classes.
 
     Example:
         >>> curve = AccuracyCurve(
@@ -156,14 +131,6 @@ def few_zero_gradients(curve: AccuracyCurve, limit: float = 0.01) -> Check:
     Args:
         curve: accuracy under an attack that uses gradients.
         limit: largest share of images with a gradient of exactly zero.
-
-    Raises:
-        ValueError: if the attack used no gradients.
-
-    Example:
-        >>> curve = AccuracyCurve(np.zeros(1), np.ones(1), 1.0, 0.25, 4)
-        >>> few_zero_gradients(curve).passed
-        False
     """
     share = curve.zero_gradient_share
     if share is None:
@@ -179,8 +146,8 @@ def few_zero_gradients(curve: AccuracyCurve, limit: float = 0.01) -> Check:
 
 
 def same_gradient(
-    model: Callable[[Any], Any],
-    twin: Callable[[Any], Any],
+    model: Classifier,
+    twin: Classifier,
     images: Any,
     labels: Any,
     *,
@@ -192,16 +159,13 @@ def same_gradient(
     Meant for a model in memory and the same model exported and reloaded.
 
     Args:
-        model: see `stable_node_tf.attacks.fgsm`.
+        model: maps images to logits, see `stable_node_tf.attacks.Attack`.
         twin: what should be the same model.
         images: array (n, ...) of floats in [0, 1], n >= 1.
         labels: integer array (n,) with the true classes.
         limit: largest distance of the two gradients of an image in the
             2-norm, relative to the longer one, that rounding excuses.
         batch_size: images per call of the models.
-
-    Raises:
-        TypeError, ValueError: as `stable_node_tf.attacks.fgsm`.
 
     Example:
         >>> weights = np.float32([[-1.0, 1.0], [2.0, 0.5]])
@@ -212,26 +176,31 @@ def same_gradient(
         >>> check.passed, round(check.measured["largest_relative_distance"], 2)
         (False, 0.09)
     """
-    images, labels = check_data(images, labels)
+    images, labels = check_data((0.0, 1.0), images, labels)
+    signature = [
+        tf.TensorSpec([None, *images.shape[1:]], tf.float32),
+        tf.TensorSpec([None], tf.int64),
+    ]
     gradients = [
-        compiled_gradient(classifier, log_odds, images.shape[1:])
-        for classifier in (model, twin)
+        compiled(each, logits_and_gradient, log_odds, signature=signature)
+        for each in (model, twin)
     ]
     worst, differing = 0.0, 0
     for start in range(0, len(images), batch_size):
         x = images[start : start + batch_size]
         y = labels[start : start + batch_size]
-        first, second = (
-            np.reshape(gradient(x, y)[1], [len(x), -1]).astype(np.float64)
-            for gradient in gradients
+        both = []
+        for gradient in gradients:
+            values = np.reshape(gradient(x, y)[1], [len(x), -1])
+            numbers = start + np.arange(len(x))
+            check_finite(values, numbers, "the gradient of the loss")
+            both.append(values.astype(np.float64))
+        lengths = np.linalg.norm(both, axis=2).max(axis=0)
+        distance = np.linalg.norm(both[0] - both[1], axis=1)
+        worst = max(
+            worst, float(np.max(distance / np.maximum(lengths, 1e-300)))
         )
-        for values in (first, second):
-            check_finite(values, start, "the gradient of the loss")
-        lengths = [np.linalg.norm(g, axis=1) for g in (first, second)]
-        distance = np.linalg.norm(first - second, axis=1)
-        relative = distance / np.maximum(np.max(lengths, axis=0), 1e-300)
-        worst = max(worst, float(relative.max()))
-        differing += int(np.sum(np.sign(first) != np.sign(second)))
+        differing += int(np.sum(np.sign(both[0]) != np.sign(both[1])))
     return Check(
         "Exported and in-memory gradients are equal",
         worst <= limit,
@@ -255,13 +224,9 @@ def finer_solver_agrees(
 
     Args:
         curves: accuracies under attack, by the name of the attack.
-        finer: the same of `stable_node_tf.models.with_finer_solver`.
+        finer: the same for `stable_node_tf.models.with_finer_solver`.
         limit_points: largest difference of two accuracies, in percentage
             points, the clean ones included.
-
-    Raises:
-        ValueError: if the attacks, their budgets or the numbers of images
-            differ.
 
     Example:
         >>> curve = AccuracyCurve(np.array([0.1]), np.array([0.5]), 1.0, 0.0, 4)
@@ -313,21 +278,16 @@ def _strongest(curves: Sequence[AccuracyCurve], name: str) -> AccuracyCurve:
     """The least accuracy that any of the attacks leaves, at each budget."""
     if not curves:
         raise ValueError(f"{name} must not be empty. Received: no attacks")
-    for curve in curves[1:]:
-        _check_alike(curves[0], curve)
+    _check_alike(*curves)
     return curves[0]._replace(
         accuracies=np.min([curve.accuracies for curve in curves], axis=0)
     )
 
 
-def _check_alike(first: AccuracyCurve, second: AccuracyCurve) -> None:
-    if (
-        not np.array_equal(first.epsilons, second.epsilons)
-        or first.num_images != second.num_images
-    ):
+def _check_alike(*curves: AccuracyCurve) -> None:
+    kinds = {(tuple(c.epsilons.tolist()), c.num_images) for c in curves}
+    if len(kinds) > 1:
         raise ValueError(
             "curves must have the same budgets and the same number of images. "
-            f"Received: budgets {first.epsilons.tolist()} and "
-            f"{second.epsilons.tolist()}, {first.num_images} and "
-            f"{second.num_images} images"
+            f"Received: {', '.join(f'{e} for {n} images' for e, n in kinds)}"
         )
