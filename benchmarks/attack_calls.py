@@ -24,9 +24,9 @@ _CALLS = flags.DEFINE_integer("calls", 40, "Calls after the first.", 1)
 _WIDTH = flags.DEFINE_integer("width", 64, "Dimension of the ODE.", 1)
 
 ATTACKS = {
-    "FGSM": attacks.fgsm,
-    "PGD": lambda *arguments: attacks.pgd(*arguments, steps=5),
-    "Square": lambda *arguments: attacks.square(*arguments, queries=25),
+    "FGSM": attacks.FGSM(),
+    "PGD": attacks.PGD(steps=5),
+    "Square": attacks.Square(queries=25),
 }
 
 

@@ -99,7 +99,7 @@ def agreement(model, images, labels):
 
     for epsilon in (0.02, 0.1):
         name = f"FGSM, {epsilon:g}"
-        ours = attacks.fgsm(model, images, labels, [epsilon]).adversarial[0]
+        ours = attacks.FGSM()(model, images, labels, [epsilon]).adversarial[0]
         for suffix, served in peers.items():
             attack = foolbox.attacks.FGSM()
             theirs = attack(as_foolbox(served), x, y, epsilons=epsilon)[1]
@@ -114,15 +114,8 @@ def agreement(model, images, labels):
         ("l2", 2, 0.75, foolbox.attacks.L2PGD),
     ):
         name = f"PGD, {norm}, {epsilon:g}"
-        ours = attacks.pgd(
-            model,
-            images,
-            labels,
-            [epsilon],
-            norm=norm,
-            steps=_STEPS.value,
-            step_size=_STEP_SIZE,
-        ).adversarial[0]
+        pgd = attacks.PGD(norm=norm, steps=_STEPS.value, step_size=_STEP_SIZE)
+        [ours] = pgd(model, images, labels, epsilon).adversarial
         for suffix, served in peers.items():
             attack = cls(rel_stepsize=_STEP_SIZE, steps=_STEPS.value)
             theirs = attack(as_foolbox(served), x, y, epsilons=epsilon)[1]
@@ -156,16 +149,10 @@ def square_agreement(model, images, labels, epsilon=0.1):
         return model(tf.pad(x, last))
 
     def ours(classifier, x, initial_share, seed):
-        attack = attacks.square(
-            classifier,
-            x,
-            labels,
-            [epsilon],
-            queries=_QUERIES.value + 1,
-            initial_share=initial_share,
-            seed=seed,
+        attack = attacks.Square(
+            queries=_QUERIES.value + 1, initial_share=initial_share, seed=seed
         )
-        return 1.0 - float(np.mean(attack.success))
+        return float(attack(classifier, x, labels, epsilon).accuracies[0])
 
     def theirs(seed):
         np.random.seed(seed)
@@ -225,15 +212,10 @@ def speed(model, images, labels, rounds, parts):
         attack = foolbox.attacks.LinfPGD(rel_stepsize=_STEP_SIZE, steps=steps)
 
         def ours(jit_compile):
-            return lambda: attacks.pgd(
-                model,
-                images,
-                labels,
-                [0.06],
-                steps=steps,
-                step_size=_STEP_SIZE,
-                jit_compile=jit_compile,
+            attack = attacks.PGD(
+                steps=steps, step_size=_STEP_SIZE, jit_compile=jit_compile
             )
+            return lambda: attack(model, images, labels, 0.06)
 
         return (
             f"PGD-{steps}, 0.06",
@@ -243,21 +225,17 @@ def speed(model, images, labels, rounds, parts):
         )
 
     def square(jit_compile):
-        return lambda: attacks.square(
-            model,
-            images,
-            labels,
-            [0.1],
-            queries=_QUERIES.value + 1,
-            jit_compile=jit_compile,
+        attack = attacks.Square(
+            queries=_QUERIES.value + 1, jit_compile=jit_compile
         )
+        return lambda: attack(model, images, labels, 0.1)
 
     cases = {
         "fgsm": (
             "FGSM, 5 budgets",
             "Foolbox",
             foolbox_runs(foolbox.attacks.FGSM(), list(_EPSILONS)),
-            {"": lambda: attacks.fgsm(model, images, labels, _EPSILONS)},
+            {"": lambda: attacks.FGSM()(model, images, labels, _EPSILONS)},
         ),
         "pgd_10": pgd(10),
         "pgd_100": pgd(100),

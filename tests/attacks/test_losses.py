@@ -37,8 +37,8 @@ def test_log_odds_follow_the_cross_entropy(logits):
 
 @settings(deadline=None, max_examples=25)
 @given(logits_of_five)
-def test_margin_is_positive_where_the_answer_is_wrong(logits):
-    values = losses.margin(tf.constant(logits), LABELS).numpy()
+def test_cw_is_positive_where_the_answer_is_wrong(logits):
+    values = losses.cw(tf.constant(logits), LABELS).numpy()
     np.testing.assert_array_equal(values > 0, logits.argmax(1) != LABELS)
     rows = np.arange(3)
     others = np.where(np.eye(5, dtype=bool)[LABELS], -np.inf, logits).max(1)
@@ -47,12 +47,12 @@ def test_margin_is_positive_where_the_answer_is_wrong(logits):
 
 @settings(deadline=None, max_examples=25)
 @given(logits_of_five, st.floats(0.1, 10), st.floats(-5, 5))
-def test_ratio_ignores_scale_and_shift(logits, scale, shift):
+def test_dlr_ignores_scale_and_shift(logits, scale, shift):
     logits = np.round(logits, 2) + np.linspace(0, 1e-2, 5)
-    first = losses.logits_ratio(tf.constant(logits), LABELS)
-    second = losses.logits_ratio(tf.constant(scale * logits + shift), LABELS)
+    first = losses.dlr(tf.constant(logits), LABELS)
+    second = losses.dlr(tf.constant(scale * logits + shift), LABELS)
     np.testing.assert_allclose(first, second, rtol=1e-6, atol=1e-6)
     ordered = np.sort(logits, axis=1)
-    expected = losses.margin(tf.constant(logits), LABELS).numpy()
+    expected = losses.cw(tf.constant(logits), LABELS).numpy()
     expected /= ordered[:, -1] - ordered[:, -3]
     np.testing.assert_allclose(first, expected)

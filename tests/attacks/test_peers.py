@@ -70,7 +70,7 @@ def assert_equal_images(ours, theirs):
 def test_fgsm_makes_the_images_of_foolbox(classifier, data, foolbox_model):
     foolbox = pytest.importorskip("foolbox")
     epsilons = [0.02, 0.06, 0.3]
-    ours = attacks.fgsm(classifier, *data, epsilons)
+    ours = attacks.FGSM()(classifier, *data, epsilons)
     _, theirs, success = foolbox.attacks.FGSM()(
         foolbox_model, *map(tf.constant, data), epsilons=epsilons
     )
@@ -82,7 +82,7 @@ def test_fgsm_makes_the_images_of_foolbox(classifier, data, foolbox_model):
 def test_fgsm_makes_the_images_of_art(classifier, data, art_model):
     evasion = pytest.importorskip("art.attacks.evasion")
     images, labels = data
-    ours = attacks.fgsm(classifier, images, labels, [0.06]).adversarial[0]
+    ours = attacks.FGSM()(classifier, images, labels, [0.06]).adversarial[0]
     theirs = evasion.FastGradientMethod(art_model, eps=0.06, batch_size=500)
     assert_equal_images(ours, theirs.generate(images, labels))
 
@@ -123,15 +123,8 @@ def test_pgd_from_the_image_is_that_of_foolbox(
         tf.constant(labels),
         epsilons=budget,
     )
-    ours = attacks.pgd(
-        classifier,
-        images,
-        labels,
-        [budget],
-        norm=norm,
-        restarts=0,
-        steps=STEPS,
-        step_size=STEP_SIZE,
+    ours = attacks.PGD(norm=norm, restarts=0, steps=STEPS, step_size=STEP_SIZE)(
+        classifier, images, labels, [budget]
     )
     assert_same_iterations(ours, theirs.numpy(), labels, classifier)
 
@@ -153,15 +146,8 @@ def test_pgd_from_the_image_is_that_of_art(classifier, data, art_model, norm):
         batch_size=1000,
         verbose=False,
     ).generate(images, labels)
-    ours = attacks.pgd(
-        classifier,
-        images,
-        labels,
-        [BUDGET[norm]],
-        norm=norm,
-        restarts=0,
-        steps=STEPS,
-        step_size=STEP_SIZE,
+    ours = attacks.PGD(norm=norm, restarts=0, steps=STEPS, step_size=STEP_SIZE)(
+        classifier, images, labels, [BUDGET[norm]]
     )
     assert_same_iterations(ours, theirs, labels, classifier)
 
@@ -176,13 +162,8 @@ def test_pgd_is_as_strong_as_foolbox(classifier, data, foolbox_model, norm):
     *_, success = attack(
         foolbox_model, *map(tf.constant, data), epsilons=BUDGET[norm]
     )
-    ours = attacks.pgd(
-        classifier,
-        *data,
-        [BUDGET[norm]],
-        norm=norm,
-        steps=STEPS,
-        step_size=STEP_SIZE,
+    ours = attacks.PGD(norm=norm, steps=STEPS, step_size=STEP_SIZE)(
+        classifier, *data, [BUDGET[norm]]
     )
     excess = np.mean(ours.success) - np.mean(success)
     assert -POINTS <= excess <= {"linf": POINTS, "l2": 1.0}[norm]
@@ -196,13 +177,8 @@ def test_pgd_is_that_of_foolbox_in_double_precision(classifier, data):
     def sure(x):
         return 40.0 * classifier(x)
 
-    ours = attacks.pgd(
-        sure,
-        images,
-        labels,
-        [BUDGET["linf"]],
-        steps=STEPS,
-        step_size=STEP_SIZE,
+    ours = attacks.PGD(steps=STEPS, step_size=STEP_SIZE)(
+        sure, images, labels, [BUDGET["linf"]]
     )
     tf.random.set_seed(0)
     attack = foolbox.attacks.LinfPGD(rel_stepsize=STEP_SIZE, steps=STEPS)
@@ -235,13 +211,8 @@ def test_pgd_is_as_strong_as_art(classifier, data, art_model, norm):
         verbose=False,
     )
     theirs = accuracy(classifier, attack.generate(images, labels), labels)
-    ours = attacks.pgd(
-        classifier,
-        *data,
-        [BUDGET[norm]],
-        norm=norm,
-        steps=STEPS,
-        step_size=STEP_SIZE,
+    ours = attacks.PGD(norm=norm, steps=STEPS, step_size=STEP_SIZE)(
+        classifier, *data, [BUDGET[norm]]
     )
     assert abs(1 - np.mean(ours.success) - theirs) <= POINTS
 
@@ -285,8 +256,8 @@ def test_square_is_as_strong_as_art():
         verbose=False,
     )
     theirs = accuracy(framed, attack.generate(images, labels), labels)
-    ours = attacks.square(
-        network, images[:, :-1, :-1], labels, [0.04], queries=3001
+    ours = attacks.Square(queries=3001)(
+        network, images[:, :-1, :-1], labels, [0.04]
     )
     assert 0.1 < theirs < 0.9
     assert abs(1 - np.mean(ours.success) - theirs) <= POINTS

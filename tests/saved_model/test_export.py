@@ -106,8 +106,8 @@ def test_reloaded_answers_are_those_in_memory(exported):
 def test_attack_on_the_artifact_is_the_attack_in_memory(exported):
     model, directory, _ = exported
     x, y = images(40), np.arange(40) % 10
-    memory = attacks.fgsm(model, x, y, EPSILONS, batch_size=16)
-    saved = attacks.fgsm(
+    memory = attacks.FGSM()(model, x, y, EPSILONS, batch_size=16)
+    saved = attacks.FGSM()(
         load_classifier(directory), x, y, EPSILONS, batch_size=16
     )
     np.testing.assert_array_equal(saved.adversarial, memory.adversarial)

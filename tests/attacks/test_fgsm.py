@@ -43,20 +43,20 @@ def test_linear_model_has_a_closed_form(data):
     gradient = (probabilities - np.eye(3)[labels]) @ kernel.T
     direction = np.sign(gradient).reshape(images.shape).astype(np.float32)
 
-    adversarial, success = attacks.fgsm(model, images, labels, EPSILONS)
+    result = attacks.FGSM()(model, images, labels, EPSILONS)
 
     for i, epsilon in enumerate(EPSILONS):
         expected = np.clip(images + np.float32(epsilon) * direction, 0, 1)
-        np.testing.assert_array_equal(adversarial[i], expected)
+        np.testing.assert_array_equal(result.adversarial[i], expected)
         answers = (expected.reshape(23, -1) @ kernel + bias).argmax(1)
-        np.testing.assert_array_equal(success[i], answers != labels)
+        np.testing.assert_array_equal(result.success[i], answers != labels)
 
 
 def test_first_order_growth_of_the_loss(data):
     images, labels = data
     images = 0.2 + 0.6 * images  # no clipping at this budget
     model, epsilon = smooth_model(), 1e-3
-    [attacked], _ = attacks.fgsm(model, images, labels, [epsilon])
+    [attacked] = attacks.FGSM()(model, images, labels, epsilon).adversarial
 
     def loss(x):
         return keras.losses.sparse_categorical_crossentropy(
@@ -81,15 +81,15 @@ def test_model_is_traced_once_for_each_step(data):
         traces.append(x.shape)
         return model(x)
 
-    attacks.fgsm(traced, images, labels, EPSILONS, batch_size=5)
+    attacks.FGSM()(traced, images, labels, EPSILONS, batch_size=5)
     assert traces == [(None, 4, 4, 1)] * 2
 
 
 def test_budgets_are_independent(data):
     images, labels = data
     model = smooth_model()
-    together = attacks.fgsm(model, images, labels, [0.3, 0.1])
-    alone = attacks.fgsm(model, images, labels, [0.1])
+    together = attacks.FGSM()(model, images, labels, [0.3, 0.1])
+    alone = attacks.FGSM()(model, images, labels, [0.1])
     np.testing.assert_array_equal(together.adversarial[1], alone.adversarial[0])
     np.testing.assert_array_equal(together.success[1], alone.success[0])
 
@@ -101,7 +101,7 @@ def test_zero_gradients_are_reported_per_image(data):
         alive = tf.cast(x[:, 0, 0, :] < 0.5, tf.float32)
         return tf.reshape(x, [-1, 16])[:, :3] * alive
 
-    [batch] = attacks.fgsm_batches(dead_for_bright, images, labels, [0.1])
+    batch = attacks.FGSM()(dead_for_bright, images, labels, [0.1])
     dark = images[:, 0, 0, 0] < 0.5
     assert 0 < dark.sum() < len(dark)
     np.testing.assert_array_equal(batch.zero_gradient, ~dark)
@@ -117,12 +117,12 @@ def test_non_finite_logits_are_an_error(data):
         return logits + 0 * tf.math.log(1.0 - tf.reduce_max(x))
 
     with pytest.raises(ValueError, match="logits under attack must be finite"):
-        attacks.fgsm(explodes, images, labels, [0.0, 1.0])
+        attacks.FGSM()(explodes, images, labels, [0.0, 1.0])
 
 
 def test_confident_answers_are_attacked_too():
     """In float32 the gradient of the cross-entropy is 0 or wrong here."""
     weights = tf.constant([[100.0, -100.0, 0.0], [30.0, 0.0, 40.0]])
     images = np.array([[0.9, 0.5]], np.float32)
-    attack = attacks.fgsm(lambda x: x @ weights, images, [0], [0.1])
+    attack = attacks.FGSM()(lambda x: x @ weights, images, [0], [0.1])
     np.testing.assert_allclose(attack.adversarial[0], [[0.8, 0.6]])

@@ -35,9 +35,8 @@ def test_linear_models_are_fooled_just_where_they_can_be(
     radius = np.where(slopes > 0, margins / np.maximum(slopes, 1e-9), np.inf)
     radius = radius.min(axis=1)
     epsilons = [0.02, 0.05, 0.1]  # too small to reach the edge of the box
-    _, success = attacks.pgd(
-        linear, images, labels, epsilons, norm=norm, loss=loss, restarts=3
-    )
+    attack = attacks.PGD(norm=norm, loss=loss, restarts=3)
+    success = attack(linear, images, labels, epsilons).success
     for epsilon, hit in zip(epsilons, success, strict=True):
         np.testing.assert_array_equal(hit[radius > epsilon], False)
         assert hit[radius < 0.98 * epsilon].mean() >= 0.8
@@ -50,17 +49,9 @@ def test_one_step_from_the_image_is_the_step_asked_for(data, norm, length):
     labels = np.full(40, 2)
     logits = linear(images).numpy()
     still_right = logits.argmax(1) == 2
-    adversarial, _ = attacks.pgd(
-        linear,
-        images,
-        labels,
-        [0.1],
-        norm=norm,
-        restarts=0,
-        steps=1,
-        step_size=0.2,
-    )
-    offset = (adversarial[0] - images)[still_right]
+    attack = attacks.PGD(norm=norm, restarts=0, steps=1, step_size=0.2)
+    [adversarial] = attack(linear, images, labels, 0.1).adversarial
+    offset = (adversarial - images)[still_right]
     odds = np.exp(logits[still_right, :2])
     weights = odds / odds.sum(1, keepdims=True)
     gradient = weights @ WEIGHTS[:, :2].T - WEIGHTS[:, 2]
@@ -74,8 +65,8 @@ def test_one_step_from_the_image_is_the_step_asked_for(data, norm, length):
 
 
 def test_one_full_step_is_fgsm(data):
-    fast = attacks.fgsm(linear, *data, [0.1])
-    one = attacks.pgd(linear, *data, [0.1], restarts=0, steps=1, step_size=1.0)
+    fast = attacks.FGSM()(linear, *data, [0.1])
+    one = attacks.PGD(restarts=0, steps=1, step_size=1.0)(linear, *data, [0.1])
     np.testing.assert_allclose(one.adversarial, fast.adversarial, atol=1e-6)
     np.testing.assert_array_equal(one.success, fast.success)
 
@@ -88,18 +79,11 @@ def test_a_schedule_is_followed(data):
         return tf.stack([x[:, 0], -x[:, 0] - 10.0], axis=1)
 
     labels = np.zeros(40, int)
-    adversarial, success = attacks.pgd(
-        model,
-        images,
-        labels,
-        [0.1],
-        restarts=0,
-        steps=3,
-        step_size=[0.4, 0.2, 0.1],
-    )
-    assert not success.any()
+    attack = attacks.PGD(restarts=0, steps=3, step_size=[0.4, 0.2, 0.1])
+    result = attack(model, images, labels, 0.1)
+    assert not result.success.any()
     np.testing.assert_allclose(
-        (adversarial[0] - images)[:, 0], -0.07, atol=1e-6
+        (result.adversarial[0] - images)[:, 0], -0.07, atol=1e-6
     )
 
 
@@ -108,15 +92,11 @@ def test_steps_that_are_not_whole_chunks(data, norm):
     """The 13th step is made, a 14th is not, whatever the chunk."""
     images, labels = data
     outcomes = [
-        attacks.pgd(
+        attacks.PGD(norm=norm, restarts=0, steps=steps, step_size=0.01)(
             lambda x: linear(x) + tf.one_hot(labels[0], 3) * 100.0,
             images[:1],
             labels[:1],
             [1.0],
-            norm=norm,
-            restarts=0,
-            steps=steps,
-            step_size=0.01,
         ).adversarial
         for steps in (12, 13, 14)
     ]
@@ -134,8 +114,8 @@ def test_starts_fill_the_ball(norm):
         return tf.constant([[3.0, 0.0]]) + 0.0 * x[:, :2]
 
     epsilon = 0.2
-    [batch] = attacks.pgd_batches(
-        flat, images, np.zeros(500, int), [epsilon], norm=norm, steps=1
+    batch = attacks.PGD(norm=norm, steps=1)(
+        flat, images, np.zeros(500, int), [epsilon]
     )
     assert batch.zero_gradient.all()
     offset = (batch.adversarial[0] - 0.5) / epsilon
@@ -157,7 +137,7 @@ def test_restarts_find_more():
 
     images, labels = np.full([60, 1], 0.5), np.zeros(60, int)
     found = [
-        attacks.pgd(valleys, images, labels, [0.2], restarts=r).success.sum()
+        attacks.PGD(restarts=r)(valleys, images, labels, [0.2]).success.sum()
         for r in (1, 8)
     ]
     assert 0 < found[0] < found[1]
@@ -166,13 +146,8 @@ def test_restarts_find_more():
 def test_tiny_gradients_do_not_stop_the_euclidean_attack(data):
     images, labels = data
     scaled = [
-        attacks.pgd(
-            lambda x, s=s: s * linear(x),
-            images,
-            labels,
-            [0.1],
-            norm="l2",
-            loss="cw",
+        attacks.PGD(norm="l2", loss="cw")(
+            lambda x, s=s: s * linear(x), images, labels, [0.1]
         ).success
         for s in (1.0, 1e-25)
     ]
@@ -195,22 +170,16 @@ def test_tiny_gradients_do_not_stop_the_euclidean_attack(data):
         ({"step_size": "large"}, "step_size must be a positive number"),
     ],
 )
-def test_malformed_arguments_are_refused_at_once(data, change, message):
+def test_malformed_settings_are_refused(change, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        attacks.pgd_batches(linear, *data, [0.1], **change)
+        attacks.PGD(**change)
 
 
 def test_clipped_pixels_cost_nothing_of_an_euclidean_budget():
     """Of two pixels that the gradient pushes, one is white already."""
     weights = tf.constant([[-1.0, 1.0], [-1.0, 1.0]])
-    attack = attacks.pgd(
-        lambda x: (0.9 - x) @ weights,
-        [[0.2, 1.0]],
-        [1],
-        [0.5],
-        norm="l2",
-        steps=5,
-        restarts=0,
+    attack = attacks.PGD(norm="l2", steps=5, restarts=0)(
+        lambda x: (0.9 - x) @ weights, [[0.2, 1.0]], [1], [0.5]
     )
     np.testing.assert_allclose(attack.adversarial[0], [[0.7, 1.0]], atol=1e-6)
 
@@ -218,10 +187,6 @@ def test_clipped_pixels_cost_nothing_of_an_euclidean_budget():
 def test_dlr_needs_three_classes(data):
     images, _ = data
     with pytest.raises(ValueError, match="at least three classes"):
-        attacks.pgd(
-            lambda x: linear(x)[:, :2],
-            images,
-            np.zeros(40, int),
-            [0.1],
-            loss="dlr",
+        attacks.PGD(loss="dlr")(
+            lambda x: linear(x)[:, :2], images, np.zeros(40, int), [0.1]
         )

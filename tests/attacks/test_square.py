@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from stable_node_tf import attacks
-from stable_node_tf.attacks.square_search import side_lengths
+from stable_node_tf.attacks.square import side_lengths
 
 
 def one_pixel(row, column):
@@ -25,9 +25,10 @@ def far_from_flat(x):
 @pytest.mark.parametrize("place", [(0, 0), (0, 6), (4, 0), (4, 6), (2, 3)])
 def test_every_pixel_is_reached(place):
     images = np.full([4, 5, 7, 1], 0.6, np.float32)
-    _, success = attacks.square(
-        one_pixel(*place), images, np.ones(4, int), [0.05, 0.2], queries=600
-    )
+    attack = attacks.Square(queries=600)
+    success = attack(
+        one_pixel(*place), images, np.ones(4, int), [0.05, 0.2]
+    ).success
     np.testing.assert_array_equal(success, [[False] * 4, [True] * 4])
 
 
@@ -35,10 +36,9 @@ def test_pixels_lie_on_the_budget_or_the_edge_of_the_range():
     rng = np.random.default_rng(0)
     images = rng.uniform(size=(6, 8, 8, 3)).astype(np.float32)
     labels = np.zeros(6, int)
-    adversarial, success = attacks.square(
-        far_from_flat, images, labels, [0.1], queries=100
-    )
-    assert not success.any()
+    result = attacks.Square(queries=100)(far_from_flat, images, labels, 0.1)
+    adversarial = result.adversarial
+    assert not result.success.any()
     up, down = np.clip(images + 0.1, 0, 1), np.clip(images - 0.1, 0, 1)
     on_edge = np.isclose(adversarial[0], up) | np.isclose(adversarial[0], down)
     assert on_edge.all()
@@ -49,9 +49,8 @@ def test_more_queries_shrink_the_margin():
     labels = np.zeros(8, int)
     means = []
     for queries in (1, 20, 400):
-        [adversarial], _ = attacks.square(
-            far_from_flat, images, labels, [0.1], queries=queries
-        )
+        attack = attacks.Square(queries=queries)
+        [adversarial] = attack(far_from_flat, images, labels, 0.1).adversarial
         means.append((adversarial - images).mean(axis=(1, 2, 3)))
     assert np.abs(means[0]).max() <= 0.1
     assert (means[1] > means[0] - 1e-6).all()
@@ -60,9 +59,9 @@ def test_more_queries_shrink_the_margin():
 
 def test_first_query_is_vertical_stripes():
     images = np.full([8, 5, 6, 2], 0.5, np.float32)
-    [adversarial], _ = attacks.square(
-        far_from_flat, images, np.zeros(8, int), [0.1], queries=1
-    )
+    attack = attacks.Square(queries=1)
+    labels = np.zeros(8, int)
+    [adversarial] = attack(far_from_flat, images, labels, 0.1).adversarial
     offset = adversarial - images
     np.testing.assert_allclose(np.abs(offset), 0.1, atol=1e-6)
     np.testing.assert_array_equal(offset, offset[:, :1].repeat(5, axis=1))
@@ -74,7 +73,7 @@ def test_no_more_queries_than_asked_for():
     images = np.full([3, 6, 6, 1], 0.3, np.float32)
     labels = np.zeros(3, int)
     outcomes = [
-        attacks.square(far_from_flat, images, labels, [0.1], queries=queries)
+        attacks.Square(queries=queries)(far_from_flat, images, labels, [0.1])
         for queries in (27, 27, 28)
     ]
     np.testing.assert_array_equal(*(o.adversarial for o in outcomes[:2]))
@@ -101,12 +100,11 @@ def test_sides_follow_the_published_schedule():
         ({"initial_share": 1.5}, r"initial_share must be in \(0, 1\]"),
     ],
 )
-def test_malformed_arguments_are_refused_at_once(change, message):
-    images, labels = np.zeros([2, 3, 3, 1]), np.zeros(2, int)
+def test_malformed_settings_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        attacks.square_batches(far_from_flat, images, labels, [0.1], **change)
+        attacks.Square(**change)
 
 
 def test_images_must_have_height_width_and_channels():
     with pytest.raises(ValueError, match="height, width, channels"):
-        attacks.square(far_from_flat, np.zeros([2, 9]), [0, 0], [0.1])
+        attacks.Square()(far_from_flat, np.zeros([2, 9]), [0, 0], [0.1])
