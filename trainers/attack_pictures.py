@@ -23,9 +23,6 @@ def plot_attacks(record: Mapping[str, Any], path: str | Path) -> None:
     Args:
         record: what `trainers.attack_suite` fills in.
         path: for example results/attacks.png.
-
-    Raises:
-        ModuleNotFoundError: if matplotlib is not installed.
     """
     norms = {
         norm: ball.symbol
@@ -79,10 +76,6 @@ def plot_models(
         records: what `trainers.attack_suite` fills in, by the names of the
             models; of the same images, with the attacks "fgsm" and "pgd".
         path: for example results/models.png.
-
-    Raises:
-        ModuleNotFoundError: if matplotlib is not installed.
-        ValueError: if an attack is missing.
     """
     for name, record in records.items():
         if missing := {"fgsm", "pgd"} - record["attacks"].keys():
@@ -123,10 +116,7 @@ def plot_margins(
         margins: for each kind of image, clean or attacked, the logit of the
             true class minus its largest rival, of every image; two to four
             kinds fit well, in the order of attack strength.
-        dataset: "mnist" or "fashion_mnist", for the title.
-
-    Raises:
-        ModuleNotFoundError: if matplotlib is not installed.
+        dataset: name of the data set, for the title.
     """
     figure, axes = drawing.one_panel(
         7.2,

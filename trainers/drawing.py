@@ -13,28 +13,19 @@ import numpy as np
 from trainers.report import atomic
 
 # Okabe and Ito's palette, told apart under every common color blindness.
-_COLOURS = {
-    "ordinary": "#D55E00",
-    "stable_ode": "#CC79A7",
-    "bounded_ends": "#000000",
-    "stable_network": "#0072B2",
-    "fgsm_training": "#E69F00",
-    "stable_network_fgsm": "#009E73",
-}
-_MARKERS = {
-    "ordinary": "o",
-    "stable_ode": "s",
-    "bounded_ends": "X",
-    "stable_network": "D",
-    "fgsm_training": "^",
-    "stable_network_fgsm": "v",
+_STYLES = {
+    "ordinary": ("#D55E00", "o"),
+    "stable_ode": ("#CC79A7", "s"),
+    "bounded_ends": ("#000000", "X"),
+    "stable_network": ("#0072B2", "D"),
+    "fgsm_training": ("#E69F00", "^"),
+    "stable_network_fgsm": ("#009E73", "v"),
 }
 # A is free in these: told from the others without colors too.
 _DASHED = ("ordinary", "bounded_ends")
 _DASHES = (0, (3, 1.2))
-# Labels keep so many pixels from the frame.
-_APART = 6
-# Of what belongs to no model.
+_APART = 6  # pixels between labels and the frame
+# What belongs to no model is gray.
 GREY = "#6B6B6B"
 
 
@@ -47,15 +38,7 @@ def require_matplotlib() -> None:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """Returns an empty Matplotlib figure, without a window.
-
-    Args:
-        width: in inches, of 160 pixels.
-        height: likewise.
-
-    Raises:
-        ModuleNotFoundError: if matplotlib is not installed.
-    """
+    """Returns an empty Matplotlib figure, in inches, without a window."""
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -66,16 +49,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def one_panel(width: float, height: float, title: str) -> tuple[Any, Any]:
-    """Returns a figure with one panel under a title, and the panel's axes.
-
-    Args:
-        width: see `new_figure`.
-        height: likewise.
-        title: written above the panel, at the left.
-
-    Raises:
-        ModuleNotFoundError: if matplotlib is not installed.
-    """
+    """Returns a figure with one panel under a title, and the panel's axes."""
     figure = new_figure(width, height)
     axes = figure.add_subplot()
     bare(axes)
@@ -91,10 +65,11 @@ def save(figure: Any, path: str | Path) -> None:
 
 def style_of(name: str) -> dict[str, Any]:
     """How the line of a model is drawn, as arguments of `Axes.plot`."""
+    color, marker = _STYLES.get(name, (GREY, "o"))
     return {
-        "color": _COLOURS.get(name, GREY),
-        "marker": _MARKERS.get(name, "o"),
-        "markersize": 5 if _MARKERS.get(name) == "X" else 4,
+        "color": color,
+        "marker": marker,
+        "markersize": 5 if marker == "X" else 4,
         "linestyle": _DASHES if name in _DASHED else "-",
         "linewidth": 2,
     }

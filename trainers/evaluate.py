@@ -194,7 +194,21 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
 
 
 def _suite() -> attack_suite.Suite:
-    """The attacks that were asked for, as hard as the flags say."""
+    """The attacks that were asked for, with their budgets."""
+    chosen = [
+        _as_asked(attack)
+        for name, attack in _KNOWN.items()
+        if name in _ATTACKS.value or "all" in _ATTACKS.value
+    ]
+    budgets = {"linf": _EPSILONS.value, "l2": _EPSILONS_L2.value}
+    return attack_suite.Suite(
+        chosen,
+        {norm: [float(e) for e in texts] for norm, texts in budgets.items()},
+    )
+
+
+def _as_asked(attack: attacks.Attack) -> attacks.Attack:
+    """The attack, trying as hard as the flags say."""
     asked: dict[str, Any] = {
         "steps": _PGD_STEPS.value,
         "restarts": _RESTARTS.value,
@@ -202,18 +216,9 @@ def _suite() -> attack_suite.Suite:
         "seed": _SEED.value,
         "jit_compile": _JIT_COMPILE.value,
     }
-    chosen = []
-    for name, attack in _KNOWN.items():
-        if name in _ATTACKS.value or "all" in _ATTACKS.value:
-            fields = {field.name for field in dataclasses.fields(attack)}
-            changes = {key: asked[key] for key in fields & asked.keys()}
-            chosen.append(dataclasses.replace(attack, **changes))
-    return attack_suite.Suite(
-        chosen,
-        {
-            "linf": [float(value) for value in _EPSILONS.value],
-            "l2": [float(value) for value in _EPSILONS_L2.value],
-        },
+    fields = {field.name for field in dataclasses.fields(attack)}
+    return dataclasses.replace(
+        attack, **{name: asked[name] for name in fields & asked.keys()}
     )
 
 
@@ -257,12 +262,7 @@ def _checks(
         return evaluation.AccuracyCurve.of(result)
 
     few = test.take(slice(_FEW))
-    gray = attacks.PGD(
-        steps=_PGD_STEPS.value,
-        restarts=_RESTARTS.value,
-        seed=_SEED.value,
-        jit_compile=_JIT_COMPILE.value,
-    )
+    gray = _as_asked(attacks.PGD())
     checks.append(
         sanity_checks.falls_to_chance(
             curve(gray, model, few, [_GRAY], title="PGD, gray"), _NUM_CLASSES
@@ -290,9 +290,7 @@ def _checks(
             attacks.FGSM(), memory, *given, title="FGSM"
         )
         after = curve(attacks.FGSM(), finer, *given, title="FGSM, finer solver")
-        checks.append(
-            sanity_checks.finer_solver_agrees({"FGSM": before}, {"FGSM": after})
-        )
+        checks.append(sanity_checks.finer_solver_agrees(before, after))
     return checks
 
 

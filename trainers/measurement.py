@@ -13,9 +13,7 @@ import keras
 import stable_node_tf
 from stable_node_tf import evaluation
 from stable_node_tf.certification.certifier import CertifiedCurve
-from stable_node_tf.saved_model import (
-    load_classifier,
-)
+from stable_node_tf.saved_model import load_classifier
 
 EPSILONS = (
     *(0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1),
@@ -24,12 +22,7 @@ EPSILONS = (
 
 
 def load_model(path: str | Path) -> Callable[[Any], Any]:
-    """Loads a `.keras` file or an exported SavedModel.
-
-    Raises:
-      FileNotFoundError: if there is nothing at `path`.
-      ValueError: if what is there cannot be read as a model.
-    """
+    """Loads a `.keras` file or an exported SavedModel."""
     path = Path(path)
     return (
         load_keras(path) if path.suffix == ".keras" else load_classifier(path)
@@ -37,12 +30,7 @@ def load_model(path: str | Path) -> Callable[[Any], Any]:
 
 
 def load_keras(path: str | Path) -> keras.Model:
-    """Loads a `.keras` file.
-
-    Raises:
-      FileNotFoundError: if there is no file at `path`.
-      ValueError: if it cannot be read as a model.
-    """
+    """Loads a `.keras` file, or raises an error that names it."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")

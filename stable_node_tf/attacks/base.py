@@ -18,10 +18,9 @@ from stable_node_tf.attacks.checks import (
 from stable_node_tf.attacks.compiled import compiled
 from stable_node_tf.attacks.gradients import (
     Classifier,
-    logits_and_gradient,
+    logits_and_ascent,
     read_logits,
 )
-from stable_node_tf.attacks.losses import LOSSES
 from stable_node_tf.attacks.norms import NORMS
 from stable_node_tf.checks import check_count
 
@@ -136,64 +135,6 @@ class Batch(NamedTuple):
             success=self.succeeds(predictions),
             zero_gradient=stuck,
         )
-
-
-class Problem(NamedTuple):
-    """What an attack is asked to do, checked.
-
-    Attributes:
-        model: maps images to logits.
-        parts: yields images, labels and, if there are any, targets.
-        sample: one of the images.
-        num_images: how many there are; None if that is not known.
-        epsilons: the budgets, float64, shape (E,).
-        bounds: the smallest and the largest value of a pixel.
-        targeted: whether there are targets.
-    """
-
-    model: Classifier
-    parts: Iterator[tuple[np.ndarray, ...]]
-    sample: np.ndarray
-    num_images: int | None
-    epsilons: np.ndarray
-    bounds: tuple[float, float]
-    targeted: bool
-
-    def batches(self, loss: str | None) -> Iterator[Batch]:
-        """Asks the model about the images, a batch at a time."""
-        clean = compiled(
-            self.model,
-            _answers,
-            loss,
-            self.targeted,
-            signature=[
-                tf.TensorSpec([None, *self.sample.shape], tf.float32),
-                tf.TensorSpec([None], tf.int64),
-            ],
-        )
-        start = 0
-        for images, *classes in self.parts:
-            numbers = start + np.arange(len(images))
-            start += len(images)
-            # The last classes are the targets, if there are any.
-            logits, *gradient = (
-                tensor.numpy() for tensor in clean(images, classes[-1])
-            )
-            named = zip(("labels", "targets"), classes, strict=False)
-            check_logits(logits, numbers, dict(named))
-            for values in gradient:
-                check_finite(values, numbers, "the gradient of the loss")
-            clean.warn_of_chance(logits, images, classes[-1])
-            yield Batch(
-                images=images,
-                labels=classes[0],
-                targets=classes[1] if self.targeted else None,
-                epsilons=self.epsilons,
-                bounds=self.bounds,
-                numbers=numbers,
-                logits=logits,
-                gradient=gradient[0] if gradient else None,
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -369,29 +310,25 @@ class Attack:
         first = next(parts, None)
         if first is None:
             raise ValueError("images must not be empty. Received: no batches")
-        problem = Problem(
-            model,
-            itertools.chain([first], parts),
-            first[0][0],
-            num_images,
-            budgets,
-            limits,
-            len(first) == 3,
+        asked = _ask(
+            model, self.loss, itertools.chain([first], parts), budgets, limits
         )
-        self._check(problem)
-        return self._attacked(problem)
+        return self._attacked(model, asked, num_images)
 
-    def _check(self, problem: Problem) -> None:
-        """Raises ValueError where the attack does not suit a problem."""
-
-    def _attacked(self, problem: Problem) -> Iterator[AttackResult]:
-        answer = compiled(
-            problem.model,
-            read_logits,
-            signature=[tf.TensorSpec([None, *problem.sample.shape])],
-        )
-        for batch in problem.batches(self.loss):
-            moved = np.asarray(self.perturb(problem.model, batch), np.float32)
+    def _attacked(
+        self,
+        model: Classifier,
+        batches: Iterator[Batch],
+        num_images: int | None,
+    ) -> Iterator[AttackResult]:
+        """Attacks batches of so many images; None if that is not known."""
+        for batch in batches:
+            answer = compiled(
+                model,
+                read_logits,
+                signature=[tf.TensorSpec([None, *batch.images.shape[1:]])],
+            )
+            moved = np.asarray(self.perturb(model, batch), np.float32)
             _check_moved(moved, batch, NORMS[self.norm].order)
             predictions = []
             for images in moved:
@@ -419,14 +356,53 @@ def registered() -> dict[str, Attack]:
     return dict(_registered)
 
 
+def _ask(
+    model: Classifier,
+    loss: str | None,
+    parts: Iterator[tuple[np.ndarray, ...]],
+    epsilons: np.ndarray,
+    bounds: tuple[float, float],
+) -> Iterator[Batch]:
+    """Asks the model about images, labels and, if there are any, targets."""
+    start = 0
+    for images, labels, *targets in parts:
+        numbers = start + np.arange(len(labels))
+        start += len(labels)
+        clean = compiled(
+            model,
+            _answers,
+            loss,
+            bool(targets),
+            signature=[
+                tf.TensorSpec([None, *images.shape[1:]]),
+                tf.TensorSpec([None], tf.int64),
+            ],
+        )
+        asked = images, *(targets or [labels])
+        logits, *gradient = (tensor.numpy() for tensor in clean(*asked))
+        check_logits(logits, numbers, labels, *targets)
+        for values in gradient:
+            check_finite(values, numbers, "the gradient of the loss")
+        clean.warn_of_chance(logits, *asked)
+        yield Batch(
+            images=images,
+            labels=labels,
+            targets=targets[0] if targets else None,
+            epsilons=epsilons,
+            bounds=bounds,
+            numbers=numbers,
+            logits=logits,
+            gradient=gradient[0] if gradient else None,
+        )
+
+
 def _answers(
     model: Classifier, loss: str | None, targeted: bool, x: Any, classes: Any
 ) -> tuple[Any, ...]:
     """Logits and, if there is a loss, the gradient along which to move."""
     if loss is None:
         return (read_logits(model, x),)
-    logits, gradient = logits_and_gradient(model, LOSSES[loss], x, classes)
-    return logits, -gradient if targeted else gradient
+    return logits_and_ascent(model, loss, targeted, x, classes)
 
 
 def _check_moved(moved: np.ndarray, batch: Batch, order: float) -> None:

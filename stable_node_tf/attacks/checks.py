@@ -82,7 +82,7 @@ def check_data(
 
 
 def check_logits(
-    logits: np.ndarray, numbers: np.ndarray, classes: dict[str, np.ndarray]
+    logits: np.ndarray, numbers: np.ndarray, *classes: np.ndarray
 ) -> None:
     """Raises ValueError unless these are finite logits that fit the classes.
 
@@ -91,7 +91,7 @@ def check_logits(
     Args:
         logits: floats (b, classes).
         numbers: the numbers of these images, integers (b,).
-        classes: labels and targets, integers (b,), by their names.
+        *classes: labels and, if there are any, targets, integers (b,).
     """
     if len(logits) != len(numbers):
         raise ValueError(
@@ -99,7 +99,7 @@ def check_logits(
             f"Received: {len(logits)} rows for {len(numbers)} images"
         )
     check_finite(logits, numbers, "the logits")
-    for name, given in classes.items():
+    for name, given in zip(("labels", "targets"), classes, strict=False):
         if given.max() >= logits.shape[1]:
             raise ValueError(
                 f"{name} must be below {logits.shape[1]}, the number of "

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from stable_node_tf.attacks.losses import LOSSES
 from stable_node_tf.model_graph.binary_logits import class_logits
 from stable_node_tf.model_graph.ends import probability_operation
 
@@ -103,3 +104,24 @@ def logits_and_gradient(
             f"but no gradient reaches them. Received: model={model!r}"
         )
     return logits, gradient
+
+
+def logits_and_ascent(
+    model: Classifier, loss: str, targeted: bool, x: Any, classes: Any
+) -> tuple[Any, Any]:
+    """The logits of x, and along what they leave or approach their classes.
+
+    Args:
+        model: see `stable_node_tf.attacks.Attack`.
+        loss: name of one of `losses.LOSSES`.
+        targeted: whether to approach the classes.
+        x: images (b, ...).
+        classes: integers (b,).
+    """
+    if targeted and loss == "dlr":
+        raise ValueError(
+            "loss='dlr' cannot be targeted: it is constant where the target "
+            "is third. Take 'cw' or 'cross_entropy'. Received: targets"
+        )
+    logits, gradient = logits_and_gradient(model, LOSSES[loss], x, classes)
+    return logits, -gradient if targeted else gradient

@@ -9,13 +9,14 @@ depend on the others.
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from stable_node_tf.attacks.base import Attack, AttackResult, Batch, Problem
+from stable_node_tf.attacks.base import Attack, AttackResult, Batch
 from stable_node_tf.attacks.checks import check_finite
 from stable_node_tf.attacks.compiled import compiled
 from stable_node_tf.checks import check_count
@@ -86,28 +87,10 @@ class IteratedAttack(Attack):
 
     largest_chunk: ClassVar[int]
 
-    def __post_init__(self) -> None:
-        self._check_counts(restarts=1, seed=0)
-
     def _check_counts(self, **smallest: int) -> None:
         for name, least in smallest.items():
             count = check_count(getattr(self, name), name, least)
             object.__setattr__(self, name, count)
-
-    @property
-    def iterations(self) -> int:
-        """How many there are in each run."""
-        raise NotImplementedError
-
-    @property
-    def advance(self) -> tuple[Callable[..., Any], tuple[Hashable, ...]]:
-        """What carries out one chunk, and the settings it is traced with.
-
-        The function of a module takes (model, *settings, goal, schedule, rows)
-        and returns images, answers and largest losses of the rows, and whether
-        all was finite.
-        """
-        raise NotImplementedError
 
     def schedule(self, shape: tuple[int, ...]) -> np.ndarray:
         """An entry for each iteration on images of this shape."""
@@ -125,22 +108,33 @@ class IteratedAttack(Attack):
         """The random numbers that one row needs for one chunk."""
         return np.empty(0, np.float32)
 
-    def _attacked(self, problem: Problem) -> Iterator[AttackResult]:
-        shape, budgets = problem.sample.shape, len(problem.epsilons)
-        chunk = min(self.largest_chunk, self.iterations)
-        num_rows = ROWS
-        if problem.num_images is not None:
-            num_rows = min(ROWS, problem.num_images * budgets)
-        draws = self.draw(np.random.default_rng(0), chunk, shape)
-        state = _idle_rows(num_rows, problem.sample, draws)
-        schedule = self.schedule(shape)
+    @property
+    def advance(self) -> tuple[Callable[..., Any], tuple[Hashable, ...]]:
+        """What carries out one chunk, and the settings it is traced with.
+
+        The function of a module takes (model, *settings, goal, schedule, rows)
+        and returns images, answers and largest losses of the rows, and whether
+        all was finite.
+        """
+        raise NotImplementedError
+
+    def _attacked(
+        self, model: Any, batches: Iterator[Batch], num_images: int | None
+    ) -> Iterator[AttackResult]:
+        first = next(batches)
+        image, budgets = first.images[0], len(first.epsilons)
+        schedule = self.schedule(image.shape)
+        chunk = min(self.largest_chunk, len(schedule))
+        num_rows = min(ROWS, (num_images or ROWS) * budgets)
+        draws = self.draw(np.random.default_rng(0), chunk, image.shape)
+        state = _idle_rows(num_rows, image, draws)
         function, settings = self.advance
         advance = compiled(
-            problem.model,
+            model,
             _on_rows,
             function,
             *settings,
-            Goal(problem.bounds, problem.targeted, chunk),
+            Goal(first.bounds, first.targets is not None, chunk),
             signature=[
                 tf.TensorSpec([None], schedule.dtype),
                 *(tf.TensorSpec(field.shape, field.dtype) for field in state),
@@ -151,7 +145,7 @@ class IteratedAttack(Attack):
         unfinished: collections.deque[_Progress] = collections.deque()
 
         def all_tasks() -> Iterator[_Task]:
-            for batch in problem.batches(self.loss):
+            for batch in itertools.chain([first], batches):
                 unfinished.append(_Progress(batch, max(self.restarts, 1)))
                 yield from unfinished[-1].tasks()
 
@@ -163,14 +157,14 @@ class IteratedAttack(Attack):
                     rng = np.random.default_rng(
                         (self.seed, task.number, task.run)
                     )
-                    task.occupy(state, row, self.begin(rng, shape))
+                    task.occupy(state, row, self.begin(rng, image.shape))
                     busy[row] = task, rng
             while unfinished and unfinished[0].finished:
                 yield unfinished.popleft().result()
             if not busy:
                 return
             for row, (_, rng) in busy.items():
-                state.draws[row] = self.draw(rng, chunk, shape)
+                state.draws[row] = self.draw(rng, chunk, image.shape)
             *moved, finite = (
                 tensor.numpy() for tensor in advance(schedule, *state)
             )
@@ -182,7 +176,7 @@ class IteratedAttack(Attack):
             state.current[:], state.answers[:], state.best[:] = moved
             state.done[:] += chunk
             for row, (task, _) in list(busy.items()):
-                ended = state.done[row] >= self.iterations
+                ended = bool(state.done[row] >= len(schedule))
                 if task.is_due():
                     task.record(state.current[row], state.answers[row], ended)
                 if ended or not task.is_due():

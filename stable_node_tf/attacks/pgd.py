@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import tensorflow as tf
 
-from stable_node_tf.attacks.base import Problem, register
-from stable_node_tf.attacks.gradients import logits_and_gradient, read_logits
+from stable_node_tf.attacks.base import register
+from stable_node_tf.attacks.gradients import logits_and_ascent, read_logits
 from stable_node_tf.attacks.iterated import Goal, IteratedAttack, Rows
 from stable_node_tf.attacks.losses import LOSSES
 from stable_node_tf.attacks.norms import NORMS
@@ -96,11 +96,6 @@ class PGD(IteratedAttack):
         return {"color": _COLORS[self.loss], "marker": _MARKERS[self.loss]}
 
     @property
-    def iterations(self) -> int:
-        """The number of steps."""
-        return self.steps
-
-    @property
     def advance(self) -> tuple[Callable[..., Any], tuple[Hashable, ...]]:
         """Steps depend on the loss and the norm."""
         return _advance, (self.loss, self.norm)
@@ -120,14 +115,6 @@ class PGD(IteratedAttack):
         if not self.restarts:
             return np.zeros(shape, np.float32)
         return NORMS[self.norm].draw(rng, shape)
-
-    def _check(self, problem: Problem) -> None:
-        if problem.targeted and self.loss == "dlr":
-            raise ValueError(
-                "loss='dlr' cannot be targeted: it is constant where the "
-                "target is third. Take 'cw' or 'cross_entropy'. "
-                "Received: targets"
-            )
 
 
 def _check_step_size(
@@ -161,10 +148,9 @@ def _advance(
     steps = tf.size(lengths)
 
     def step(i: Any, x: Any, finite: Any) -> tuple[Any, Any, Any]:
-        logits, gradient = logits_and_gradient(
-            model, LOSSES[loss], x, rows.classes
+        logits, ascent = logits_and_ascent(
+            model, loss, goal.targeted, x, rows.classes
         )
-        ascent = -gradient if goal.targeted else gradient
         length = tf.gather(table, tf.minimum(rows.done + i, steps))
         move = tf.reshape(length, one_each) * epsilon
         moved = goal.clip(x + move * ball.direction(ascent))
@@ -173,7 +159,7 @@ def _advance(
         there = goal.reached(tf.argmax(logits, -1), rows)
         x = tf.where(tf.reshape(there, one_each), x, moved)
         finite &= tf.reduce_all(tf.math.is_finite(logits), -1)
-        finite &= tf.reduce_all(tf.math.is_finite(gradient), axes)
+        finite &= tf.reduce_all(tf.math.is_finite(ascent), axes)
         return i + 1, x, finite
 
     all_finite = tf.ones_like(rows.classes, tf.bool)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from stable_node_tf.attacks.base import Problem, register
+from stable_node_tf.attacks.base import register
 from stable_node_tf.attacks.gradients import read_logits
 from stable_node_tf.attacks.iterated import Goal, IteratedAttack, Rows
 from stable_node_tf.attacks.losses import cw
@@ -64,17 +64,17 @@ class Square(IteratedAttack):
             )
 
     @property
-    def iterations(self) -> int:
-        """The number of queries."""
-        return self.queries
-
-    @property
     def advance(self) -> tuple[Callable[..., Any], tuple[Hashable, ...]]:
         """Nothing but the schedule depends on the settings."""
         return _advance, ()
 
     def schedule(self, shape: tuple[int, ...]) -> np.ndarray:
         """The side of the square in each query, see `side_lengths`."""
+        if len(shape) != 3:
+            raise ValueError(
+                "images must have shape (n, height, width, channels) for "
+                f"squares. Received: one image of shape {shape}"
+            )
         return side_lengths(self.queries, self.initial_share, *shape[:2])
 
     def begin(
@@ -89,13 +89,6 @@ class Square(IteratedAttack):
     ) -> np.ndarray:
         """Place and signs of the squares."""
         return rng.random((chunk, 2 + shape[2]), np.float32)
-
-    def _check(self, problem: Problem) -> None:
-        if problem.sample.ndim != 3:
-            raise ValueError(
-                "images must have shape (n, height, width, channels) for "
-                f"squares. Received: one image of shape {problem.sample.shape}"
-            )
 
 
 def side_lengths(

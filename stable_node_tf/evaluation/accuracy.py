@@ -115,7 +115,7 @@ def margins(
     for start in range(0, len(images), size):
         x, y = images[start : start + size], labels[start : start + size]
         answers = logits(x).numpy()
-        check_logits(answers, start + np.arange(len(y)), {"labels": y})
+        check_logits(answers, start + np.arange(len(y)), y)
         leads.append(-losses.cw(answers.astype(np.float64), y).numpy())
     return np.concatenate(leads)
 
@@ -149,10 +149,6 @@ def separation(
     Returns:
         The ratios, float64, shape (k, batch).
 
-    Raises:
-        ValueError: if shapes or times are malformed, a perturbation is zero
-            or lost in rounding, or a trajectory is not finite.
-
     Example:
         >>> def decay(state, times):
         ...     return np.exp(-times)[:, None, None] * state
@@ -183,8 +179,7 @@ def separation(
             f"that leaves {np.sum(~(start > 0))} of {len(start)} states in "
             f"place in {u.dtype.name} arithmetic"
         )
-    both = solve(tf.concat([u, v], axis=0), grid)
-    both = np.asarray(both)
+    both = np.asarray(solve(tf.concat([u, v], axis=0), grid))
     expected = (len(grid), 2 * len(start), u.shape[1])
     if both.shape != expected:
         raise ValueError(
@@ -196,8 +191,7 @@ def separation(
         raise ValueError(
             "solve must return finite states. Received: NaN or infinity"
         )
-    ratios: np.ndarray = end / start
-    return ratios
+    return np.asarray(end / start)
 
 
 def _distance(u: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ Carlini et al. (2019), arXiv 1902.06705, ask of an evaluation. Curves that are
 compared must be of the same images and budgets, or ValueError is raised.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,17 +84,14 @@ def certified_at_most_attacked(
         >>> certified_at_most_attacked(proven, [left]).passed
         True
     """
-    claimed = AccuracyCurve(
-        certified.radii,
-        certified.accuracies,
-        certified.clean_accuracy,
-        None,
-        certified.num_images,
+    strongest = _strongest(attacks, "attacks")
+    claimed = strongest._replace(
+        epsilons=certified.radii,
+        accuracies=certified.accuracies,
+        num_images=certified.num_images,
     )
     return _no_excess(
-        "No attack gets below certified accuracy",
-        claimed,
-        _strongest(attacks, "attacks"),
+        "No attack gets below certified accuracy", claimed, strongest
     )
 
 
@@ -113,16 +110,13 @@ def falls_to_chance(curve: AccuracyCurve, num_classes: int) -> Check:
         (False, True)
     """
     last = np.argmax(curve.epsilons)
-    accuracy, chance = float(curve.accuracies[last]), 1.0 / num_classes
-    return Check(
-        "Accuracy falls to chance or below",
-        accuracy <= chance,
-        {
-            "accuracy": accuracy,
-            "chance": chance,
-            "epsilon": float(curve.epsilons[last]),
-        },
-    )
+    measured = {
+        "accuracy": float(curve.accuracies[last]),
+        "chance": 1.0 / num_classes,
+        "epsilon": float(curve.epsilons[last]),
+    }
+    passed = measured["accuracy"] <= measured["chance"]
+    return Check("Accuracy falls to chance or below", passed, measured)
 
 
 def few_zero_gradients(curve: AccuracyCurve, limit: float = 0.01) -> Check:
@@ -213,9 +207,7 @@ def same_gradient(
 
 
 def finer_solver_agrees(
-    curves: Mapping[str, AccuracyCurve],
-    finer: Mapping[str, AccuracyCurve],
-    limit_points: float = 0.3,
+    curve: AccuracyCurve, finer: AccuracyCurve, limit_points: float = 0.3
 ) -> Check:
     """Checks that no figure depends on the discretization of the ODE.
 
@@ -223,7 +215,7 @@ def finer_solver_agrees(
     of the discretized network and not of the differential equation.
 
     Args:
-        curves: accuracies under attack, by the name of the attack.
+        curve: accuracy under an attack.
         finer: the same for `stable_node_tf.models.with_finer_solver`.
         limit_points: largest difference of two accuracies, in percentage
             points, the clean ones included.
@@ -231,30 +223,19 @@ def finer_solver_agrees(
     Example:
         >>> curve = AccuracyCurve(np.array([0.1]), np.array([0.5]), 1.0, 0.0, 4)
         >>> better = curve._replace(accuracies=np.array([0.625]))
-        >>> finer_solver_agrees({"FGSM": curve}, {"FGSM": better}).measured
+        >>> finer_solver_agrees(curve, better).measured
         {'largest_change_points': 12.5, 'limit_points': 0.3}
     """
-    if curves.keys() != finer.keys() or not curves:
-        raise ValueError(
-            "curves and finer must be of the same attacks, at least one. "
-            f"Received: {sorted(curves)} and {sorted(finer)}"
-        )
-    largest = 0.0
-    for name, curve in curves.items():
-        other = finer[name]
-        _check_alike(curve, other)
-        changes = np.append(
-            curve.accuracies - other.accuracies,
-            curve.clean_accuracy - other.clean_accuracy,
-        )
-        largest = max(largest, float(np.abs(changes).max()))
+    _check_alike(curve, finer)
+    changes = np.append(
+        curve.accuracies - finer.accuracies,
+        curve.clean_accuracy - finer.clean_accuracy,
+    )
+    largest = 100 * float(np.abs(changes).max())
     return Check(
         "A finer solver moves no figure",
-        round(100 * largest, 9) <= limit_points,
-        {
-            "largest_change_points": 100 * largest,
-            "limit_points": limit_points,
-        },
+        round(largest, 9) <= limit_points,
+        {"largest_change_points": largest, "limit_points": limit_points},
     )
 
 

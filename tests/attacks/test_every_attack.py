@@ -140,7 +140,7 @@ def test_targets_are_where_an_attack_moves(name, data):
 
 def test_the_dlr_loss_cannot_be_targeted(data):
     with pytest.raises(ValueError, match="dlr.*cannot be targeted"):
-        ATTACKS["pgd, dlr"].batches(MODEL, *data, 0.1, targets=data[1])
+        ATTACKS["pgd, dlr"](MODEL, *data, 0.1, targets=data[1])
 
 
 @every(KINDS)

@@ -137,14 +137,13 @@ def test_masked_gradients_of_a_twin_are_found(data):
 
 
 def test_a_finer_solver_must_change_nothing():
-    coarse = {"FGSM": curve(1.0, 0.6, 0.1), "PGD": curve(1.0, 0.5, 0.0)}
-    close = coarse | {"PGD": curve(1.0, 0.503, 0.0)}
+    coarse = curve(1.0, 0.5, 0.0)
+    close = curve(1.0, 0.503, 0.0)
     assert sanity_checks.finer_solver_agrees(coarse, close).passed
-    far = coarse | {"PGD": curve(1.0, 0.504, 0.0)}
-    check = sanity_checks.finer_solver_agrees(coarse, far)
+    check = sanity_checks.finer_solver_agrees(coarse, curve(1.0, 0.504, 0.0))
     assert not check.passed
     assert check.measured["largest_change_points"] == pytest.approx(0.4)
-    clean = coarse | {"FGSM": curve(1.0, 0.6, 0.1, clean=0.99)}
+    clean = curve(1.0, 0.5, 0.0, clean=0.99)
     assert not sanity_checks.finer_solver_agrees(coarse, clean).passed
 
 
@@ -158,9 +157,6 @@ def test_curves_that_do_not_go_together_are_refused():
         sanity_checks.square_never_strongest(
             one, [curve(1.0, 0.6, 0.1, budgets=[0.0, 0.1, 0.2])]
         )
-    for first, second in (({}, {}), ({"FGSM": one}, {"PGD": one})):
-        with pytest.raises(ValueError, match="same attacks"):
-            sanity_checks.finer_solver_agrees(first, second)
 
 
 @pytest.mark.parametrize("solver", ["euler", "rk4"])

@@ -2,23 +2,26 @@ import numpy as np
 import pytest
 from figures import texts
 
+from stable_node_tf import attacks
 from trainers import attack_pictures
 
 
 def evaluation(shift):
-    def attack(accuracies):
+    def attack(name, accuracies):
         budgets = [0.2, 0.0, 0.1]
+        described = attacks.registered()[name].describe()
         return {
             "settings": {"epsilons": budgets},
             "accuracies": [max(a - shift, 0.0) for a in accuracies],
+            **{key: described[key] for key in ("title", "norm", "style")},
         }
 
     return {
         "dataset": "mnist",
         "num_images": 10,
         "attacks": {
-            "fgsm": attack([0.3, 0.9, 0.6]),
-            "pgd": attack([0.2, 0.9, 0.5]),
+            "fgsm": attack("fgsm", [0.3, 0.9, 0.6]),
+            "pgd": attack("pgd", [0.2, 0.9, 0.5]),
         },
     }
 
@@ -56,8 +59,6 @@ def test_models_need_both_attacks():
 
 def test_attacks_have_a_panel_for_each_norm(monkeypatch):
     record = evaluation(0.0)
-    for name in ("fgsm", "pgd"):
-        record["attacks"][name]["norm"] = "linf"
     record["attacks"]["pgd_l2"] = record["attacks"]["pgd"] | {"norm": "l2"}
     certified = [{"radius": 0.1, "accuracy": 0.4}]
     certified += [{"radius": 0.0, "accuracy": 0.9}]
@@ -73,6 +74,8 @@ def test_attacks_have_a_panel_for_each_norm(monkeypatch):
     ):
         np.testing.assert_allclose(line.get_ydata(), curve)
     pgd, proven, chance = l2.lines
+    assert (pgd.get_color(), pgd.get_marker()) == ("#0072B2", "s")
+    assert {"FGSM", "PGD"} <= found.keys()
     np.testing.assert_allclose(pgd.get_ydata(), [90, 50, 20])
     np.testing.assert_allclose(proven.get_xdata(), [0.0, 0.1])
     np.testing.assert_allclose(proven.get_ydata(), [90, 40])

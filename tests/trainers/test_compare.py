@@ -1,19 +1,20 @@
-import dataclasses
 import json
 
 import pytest
 from bars import in_place_of_data, split
 from programs import run, small_model
 
-from stable_node_tf import ode_classifier
+from stable_node_tf import attacks, ode_classifier
 from stable_node_tf.saved_model import (
     load_classifier,
 )
-from trainers import attack_suite, compare, outcomes, variants
+from trainers import compare, outcomes, variants
 
-FEW = dataclasses.replace(
-    compare._PGD, epsilons=[0.0, 0.1], pgd_steps=3, jit_compile=False
-)
+
+def few(seed):
+    return attacks.WorstCase(
+        [attacks.PGD(steps=3, loss=loss) for loss in ("cross_entropy", "dlr")]
+    )
 
 
 @pytest.fixture
@@ -35,7 +36,8 @@ def test_compare_end_to_end(tmp_path, data, monkeypatch, capsys):
     )
     monkeypatch.setitem(variants.PRESETS, "paper", tiny)
     monkeypatch.setattr(compare, "EPSILONS", (0.0, 0.1, 0.3))
-    monkeypatch.setattr(compare, "_PGD", FEW)
+    monkeypatch.setattr(compare, "_PGD_EPSILONS", (0.0, 0.1))
+    monkeypatch.setattr(outcomes, "strongest_pgd", few)
     monkeypatch.setattr(compare, "_PGD_IMAGES", 16)
     arguments = dict(preset="paper", epochs=2, seed=1, results=tmp_path)
     run(compare, **arguments)
@@ -78,7 +80,7 @@ def test_compare_end_to_end(tmp_path, data, monkeypatch, capsys):
         assert model["readout_norm"] <= 1.0 + 1e-6
     assert stable_ode["encoder_norm"] > 1.0
     assert results["attack"]["pgd_images"] == 16
-    assert results["attack"]["margin"]["loss"] == "dlr"
+    assert results["attack"]["pgd_dlr"]["loss"] == "dlr"
     accuracies = {
         (model["name"], key, point["epsilon"]): point["accuracy"]
         for model in models
@@ -110,7 +112,7 @@ def test_compare_end_to_end(tmp_path, data, monkeypatch, capsys):
     newer = directory / "saved_models" / "ordinary" / "2" / "saved_model.pb"
     newer.parent.mkdir()
     newer.write_bytes(b"of somebody else")
-    (directory / "attacks" / "stable_ode_margin.npz").unlink()
+    (directory / "attacks" / "stable_ode_pgd.npz").unlink()
     calls = []
     attacked = outcomes.attacked
 
@@ -123,7 +125,7 @@ def test_compare_end_to_end(tmp_path, data, monkeypatch, capsys):
     run(compare, **arguments)
     assert calls == [
         "ordinary, reloaded: FGSM",
-        f"stable_ode: {attack_suite.TITLES['margin']}",
+        "stable_ode: PGD-100",
         *(
             f"{name}, reloaded: FGSM"
             for name in ("stable_ode", "bounded_ends", "stable_network")

@@ -1,4 +1,5 @@
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -7,7 +8,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from trainers import effects
-from trainers.outcomes import Outcome
 
 BITS = st.lists(st.booleans(), min_size=2, max_size=60)
 
@@ -70,8 +70,7 @@ def outcome(rights):
     right = np.zeros([2, 1000], bool)
     for row, count in zip(right, rights, strict=True):
         row[:count] = True
-    nothing = np.zeros(1000, bool)
-    return Outcome(np.array([0.0, 0.1]), right, right[0], nothing)
+    return types.SimpleNamespace(epsilons=np.array([0.0, 0.1]), right=right)
 
 
 def run(stable):

@@ -11,7 +11,14 @@ from stable_node_tf import ode_classifier
 from stable_node_tf.saved_model import (
     save_classifier,
 )
-from trainers import attack_report, attack_suite, evaluate, report, summarize
+from trainers import (
+    attack_report,
+    attack_suite,
+    evaluate,
+    outcomes,
+    report,
+    summarize,
+)
 from trainers.data import datasets
 
 
@@ -65,7 +72,7 @@ def test_evaluate_runs_every_attack_and_check(tmp_path, data, capsys):
     run(evaluate, model=tmp_path, attacks="all", output=out, **SMALL)
     record = json.loads((out / "evaluation.json").read_text())
     assert record["attacks"].keys() == {
-        *("fgsm", "pgd", "margin", "square", "pgd_l2", "margin_l2"),
+        *("fgsm", "pgd", "pgd_dlr", "square", "pgd_l2", "pgd_l2_dlr"),
     }
     for name, attack in record["attacks"].items():
         assert attack["norm"] == ("l2" if "_l2" in name else "linf")
@@ -79,12 +86,12 @@ def test_evaluate_runs_every_attack_and_check(tmp_path, data, capsys):
         name: attack["zero_gradient_share"]
         for name, attack in record["attacks"].items()
     }
-    assert shares["margin_l2"] == shares["margin"] > 0
+    assert shares["pgd_l2_dlr"] == shares["pgd_dlr"] > 0
     smooth = max(shares[name] for name in ("fgsm", "pgd", "pgd_l2"))
-    assert zeros["measured"]["share"] == smooth < shares["margin"]
+    assert zeros["measured"]["share"] == smooth < shares["pgd_dlr"]
     certified = record["certified"]["certified"]
     assert [point["radius"] for point in certified] == [0.0, 1.0]
-    for name in ("pgd_l2", "margin_l2"):
+    for name in ("pgd_l2", "pgd_l2_dlr"):
         attacked = record["attacks"][name]["accuracies"]
         for point, accuracy in zip(certified, attacked, strict=True):
             assert point["accuracy"] <= accuracy
@@ -94,7 +101,7 @@ def test_evaluate_runs_every_attack_and_check(tmp_path, data, capsys):
     assert sum(row["kind"] == "certified" for row in rows) == 2
     summarize.main(["summarize", str(out / "evaluation.json")])
     assert (
-        "| out: PGD, 2-norm | out: PGD, margin, 2-norm | out: certified |"
+        "| out: PGD, 2-norm | out: PGD, 2-norm, DLR loss | out: certified |"
         in capsys.readouterr().out
     )
 
@@ -126,15 +133,19 @@ def test_evaluate_carries_on_where_it_was_interrupted(
     values = SMALL | {"model": path, "output": tmp_path / "out"}
     values["attacks"] = "fgsm,pgd,square"
     calls = []
-    whole = attack_suite.attack_curve
+    whole = outcomes.attacked
 
-    def interrupted(name, *arguments):
-        calls.append(name)
-        if name == "square":
+    def interrupted(attack, *arguments):
+        calls.append(attack.name)
+        if attack.name == "square":
             raise KeyboardInterrupt
-        return whole(name, *arguments)
+        return whole(attack, *arguments)
 
-    monkeypatch.setattr(attack_suite, "attack_curve", interrupted)
+    def counted(attack, *arguments):
+        calls.append(attack.name)
+        return whole(attack, *arguments)
+
+    monkeypatch.setattr(outcomes, "attacked", interrupted)
     with pytest.raises(SystemExit) as exit_:
         run(evaluate, **values)
     assert exit_.value.code == 130
@@ -145,11 +156,7 @@ def test_evaluate_carries_on_where_it_was_interrupted(
     assert before.keys() == {"fgsm", "pgd"}
 
     calls.clear()
-    monkeypatch.setattr(
-        attack_suite,
-        "attack_curve",
-        lambda name, *arguments: calls.append(name) or whole(name, *arguments),
-    )
+    monkeypatch.setattr(outcomes, "attacked", counted)
     run(evaluate, **values)
     assert calls[0] == "square"
     after = json.loads(file.read_text())["attacks"]
@@ -165,7 +172,7 @@ def test_evaluate_says_what_to_do_where_xla_fails(tmp_path, data, monkeypatch):
     def refused(*arguments):
         raise tf.errors.UnimplementedError(None, None, "no such thing\nat all")
 
-    monkeypatch.setattr(attack_suite, "attack_curve", refused)
+    monkeypatch.setattr(outcomes, "attacked", refused)
     small_model().save(tmp_path / "model.keras")
     with pytest.raises(SystemExit, match="^error: no such thing .*nojit"):
         run(evaluate, model=tmp_path / "model.keras")

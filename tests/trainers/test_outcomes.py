@@ -1,45 +1,50 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from bars import split
 
+from stable_node_tf import attacks, evaluation
 from trainers import outcomes
-from trainers.attack_suite import Suite, attack_curve
 
-SUITE = Suite(["pgd"], [0.0, 0.1, 0.4], [], pgd_steps=3, jit_compile=False)
+PGD = attacks.PGD(steps=3)
+EPSILONS = [0.0, 0.1, 0.4]
 
 
-def linear(seed=0):
-    weights = tf.random.stateless_normal([784, 10], [seed, 0])
-    return lambda x: tf.reshape(x, [-1, 784]) @ weights
+def linear(x):
+    weights = tf.random.stateless_normal([784, 10], [0, 0])
+    return tf.reshape(x, [-1, 784]) @ weights
 
 
 @pytest.fixture(scope="module")
 def outcome():
-    return outcomes.attacked(
-        "pgd", linear(), split(40, 2), SUITE.settings("pgd"), "PGD"
-    )
+    return outcomes.attacked(PGD, linear, split(40, 2), EPSILONS, "PGD")
 
 
 def assert_equal(one, other):
-    for a, b in zip(one, other, strict=True):
-        np.testing.assert_array_equal(a, b)
+    for name, value in vars(one).items():
+        np.testing.assert_array_equal(value, vars(other)[name])
 
 
 def test_an_outcome_gives_the_curve_of_the_attack(outcome):
     data = split(40, 2)
-    expected = attack_curve(
-        *("pgd", linear(), data.pixels, data.labels),
-        *(SUITE.settings("pgd"), "PGD"),
+    expected = evaluation.accuracy_curve(
+        linear, data.pixels, data.labels, PGD, EPSILONS
     )
-    assert_equal(outcome.curve(), expected)
-    np.testing.assert_array_equal(outcome.right[0], outcome.clean)
+    curve = evaluation.AccuracyCurve.of(outcome)
+    for mine, theirs in zip(curve, expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert outcome.adversarial.size == 0
     assert not np.any(outcome.right[1:] & ~outcome.right[:-1])
 
 
-def test_the_strongest_is_right_only_where_all_are(outcome):
-    weaker = outcome._replace(right=outcome.right | (np.arange(40) < 20))
-    assert_equal(outcomes.strongest([weaker, outcome]), outcome)
+def test_the_strongest_pgd_has_two_losses_and_many_steps():
+    pgd = outcomes.strongest_pgd(seed=3)
+    assert [attack.name for attack in pgd.attacks] == ["pgd", "pgd_dlr"]
+    for attack in pgd.attacks:
+        assert (attack.steps, attack.seed, attack.restarts) == (100, 3, 1)
+    assert outcomes.settings(pgd, [0.1])["attacks"][1]["loss"] == "dlr"
 
 
 def refuse():
@@ -51,10 +56,10 @@ def test_an_outcome_is_kept_while_what_it_is_made_from_stays(
     tmp_path, outcome, damage
 ):
     path = tmp_path / "attacks" / "model_pgd.npz"
-    made_from = {"settings": SUITE.settings("pgd"), "weights": "00"}
+    made_from = {"settings": outcomes.settings(PGD, EPSILONS), "weights": "00"}
     outcomes.kept(path, made_from, lambda: outcome)
     assert_equal(outcomes.kept(path, made_from, refuse), outcome)
-    other = outcome._replace(clean=~outcome.clean)
+    other = dataclasses.replace(outcome, success=~outcome.success)
     changed = made_from | {"weights": "ff"}
     assert_equal(outcomes.kept(path, changed, lambda: other), other)
     path.write_bytes(damage)

@@ -6,6 +6,7 @@ from absl import app, flags
 from absl.testing import flagsaver
 from bars import split
 
+from stable_node_tf import attacks
 from stable_node_tf.evaluation import sanity_checks
 from stable_node_tf.saved_model import (
     load_classifier,
@@ -36,14 +37,13 @@ def tiny(monkeypatch):
     loaded = datasets.Dataset(split(320, 0), split(0, 1), split(30, 2))
     monkeypatch.setattr(datasets, "load", lambda *args, **kwargs: loaded)
     monkeypatch.setattr(zoo, "recipes", lambda: RECIPES)
-    few = {"pgd_steps": 5, "jit_compile": False}
-    monkeypatch.setattr(
-        zoo,
-        "_PGD",
-        attack_suite.Suite(
-            ["pgd", "pgd_l2", "margin_l2"], [0.1], [0.3, 1.0], **few
-        ),
-    )
+    few = [
+        attacks.PGD(steps=5),
+        attacks.PGD(steps=5, norm="l2"),
+        attacks.PGD(steps=5, norm="l2", loss="dlr"),
+    ]
+    budgets = {"linf": [0.1], "l2": [0.3, 1.0]}
+    monkeypatch.setattr(zoo, "_PGD", attack_suite.Suite(few, budgets))
 
 
 def run(tmp_path, *arguments):
@@ -59,7 +59,7 @@ def test_builds_carries_on_and_leaves_alone_what_is_there(
     whole = attack_suite.run
 
     def interrupted(suite, *arguments):
-        if "pgd" in suite.attacks:
+        if "pgd" in suite.settings():
             raise KeyboardInterrupt
         return whole(suite, *arguments)
 
@@ -136,7 +136,7 @@ def test_a_refuted_certificate_is_not_published(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr(sanity_checks, "certified_at_most_attacked", refuted)
     with pytest.raises(SystemExit, match="refuted: No attack"):
         run(tmp_path, "--models=mnist_certified")
-    assert asked == [2]  # pgd_l2 and margin_l2
+    assert asked == [2]  # pgd_l2 and pgd_l2_dlr
     assert not (tmp_path / "zoo").exists()
 
 
