@@ -11,17 +11,12 @@ and answer with an `AttackResult`. `Attack` explains the arguments, and how to
 write another one.
 """
 
-from stable_node_tf.attacks.base import (
-    Attack,
-    AttackResult,
-    Batch,
-    collect,
-    register,
-    registered,
-)
+from stable_node_tf.attacks.base import Attack, register, registered
+from stable_node_tf.attacks.batch import Batch
 from stable_node_tf.attacks.fgsm import FGSM
 from stable_node_tf.attacks.gradients import Classifier
 from stable_node_tf.attacks.pgd import PGD
+from stable_node_tf.attacks.result import AttackResult, collect
 from stable_node_tf.attacks.square import Square
 from stable_node_tf.attacks.worst_case import WorstCase
 

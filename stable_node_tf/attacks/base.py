@@ -1,140 +1,18 @@
 """What an attack is: an object that is called with a model and images."""
 
 import dataclasses
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from stable_node_tf.attacks.checks import (
-    check_bounds,
-    check_data,
-    check_epsilons,
-    check_finite,
-    check_logits,
-)
+from stable_node_tf.attacks.batch import Batch, ask
+from stable_node_tf.attacks.checks import check_finite
 from stable_node_tf.attacks.compiled import compiled
-from stable_node_tf.attacks.gradients import (
-    Classifier,
-    logits_and_ascent,
-    read_logits,
-)
+from stable_node_tf.attacks.gradients import Classifier, read_logits
 from stable_node_tf.attacks.norms import NORMS
-from stable_node_tf.checks import check_count
-
-
-@dataclasses.dataclass(frozen=True)
-class AttackResult:
-    """What an attack with E budgets did to n images.
-
-    Attributes:
-        epsilons: the budgets, float64, shape (E,).
-        adversarial: the attacked images, float32, shape (E, n, ...).
-        predictions: the classes answered for them, int64, shape (E, n).
-        clean_predictions: the classes answered for the images as they were
-            given, int64, shape (n,).
-        labels: the true classes, int64, shape (n,).
-        success: bool, shape (E, n): True where the attacked image is
-            misclassified or, with targets, classified as the target. It may
-            have been so without any attack.
-        zero_gradient: bool, shape (n,): True where the gradient of the loss
-            is exactly zero in every pixel, so that a gradient attack cannot
-            move the image (a symptom of masked gradients). None for an attack
-            that uses no gradients.
-    """
-
-    epsilons: np.ndarray
-    adversarial: np.ndarray
-    predictions: np.ndarray
-    clean_predictions: np.ndarray
-    labels: np.ndarray
-    success: np.ndarray
-    zero_gradient: np.ndarray | None
-
-    @property
-    def right(self) -> np.ndarray:
-        """Whether the answer to the attacked image is right, bool, (E, n)."""
-        return np.asarray(self.predictions == self.labels)
-
-    @property
-    def accuracies(self) -> np.ndarray:
-        """The share of attacked images that are classified correctly, (E,)."""
-        return np.asarray(self.right.mean(axis=1))
-
-    def without_images(self) -> "AttackResult":
-        """The same, but `adversarial` has shape (E, n, 0)."""
-        nothing = np.empty([*self.success.shape, 0], np.float32)
-        return dataclasses.replace(self, adversarial=nothing)
-
-
-def collect(batches: Iterable[AttackResult]) -> AttackResult:
-    """Puts the batches of an attack together, in their order."""
-    parts = list(batches)
-    joined = {
-        name: np.concatenate([vars(part)[name] for part in parts], axis)
-        for name, axis in (
-            *(("adversarial", 1), ("predictions", 1), ("success", 1)),
-            *(("clean_predictions", 0), ("labels", 0), ("zero_gradient", 0)),
-        )
-        if vars(parts[0])[name] is not None
-    }
-    return dataclasses.replace(parts[0], **joined)
-
-
-class Batch(NamedTuple):
-    """Images that an attack is to move, and what the model says of them.
-
-    Attributes:
-        images: float32, shape (b, ...).
-        labels: the true classes, int64, shape (b,).
-        targets: the classes to move towards, int64, shape (b,), or None.
-        epsilons: the budgets, float64, shape (E,).
-        bounds: the smallest and the largest value of a pixel.
-        numbers: the numbers of these images among all, shape (b,).
-        logits: the model's logits, shape (b, classes).
-        gradient: the gradient of the attack's loss, shape (b, ...): along it
-            images move away from the label or towards the target. None if the
-            attack uses no gradients.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    targets: np.ndarray | None
-    epsilons: np.ndarray
-    bounds: tuple[float, float]
-    numbers: np.ndarray
-    logits: np.ndarray
-    gradient: Any
-
-    @property
-    def classes(self) -> np.ndarray:
-        """The targets if there are any, or else the labels."""
-        return self.labels if self.targets is None else self.targets
-
-    def succeeds(self, predictions: Any, image: Any = slice(None)) -> Any:
-        """Where answers, for all images or one, are what is aimed at."""
-        targeted = self.targets is not None
-        return (predictions == self.classes[image]) == targeted
-
-    def result(
-        self, adversarial: np.ndarray, predictions: np.ndarray
-    ) -> AttackResult:
-        """What has become of the images."""
-        stuck = None
-        if self.gradient is not None:
-            axes = tuple(range(1, self.gradient.ndim))
-            stuck = ~np.any(self.gradient, axis=axes)
-        return AttackResult(
-            epsilons=self.epsilons,
-            adversarial=adversarial,
-            predictions=predictions,
-            clean_predictions=self.logits.argmax(axis=1),
-            labels=self.labels,
-            success=self.succeeds(predictions),
-            zero_gradient=stuck,
-        )
+from stable_node_tf.attacks.result import AttackResult, collect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,35 +163,19 @@ class Attack:
                 logits, it is not differentiable, or a logit or gradient is
                 not finite. Malformed arguments are refused at the call.
         """
-        limits = check_bounds(bounds)
-        size = check_count(batch_size, "batch_size")
-        budgets = check_epsilons(epsilons)
-        parts: Iterator[tuple[np.ndarray, ...]]
-        num_images = None
-        if isinstance(images, tf.data.Dataset):
-            if labels is not None or targets is not None:
-                raise ValueError(
-                    "labels and targets must be omitted where images are a "
-                    "data set, which has them. Received: arrays as well"
-                )
-            parts = (
-                check_data(limits, *part) for part in images.as_numpy_iterator()
-            )
-        else:
-            given = [images, labels] + ([] if targets is None else [targets])
-            arrays = check_data(limits, *given)
-            num_images = len(arrays[0])
-            parts = (
-                tuple(array[start : start + size] for array in arrays)
-                for start in range(0, num_images, size)
-            )
-        first = next(parts, None)
-        if first is None:
-            raise ValueError("images must not be empty. Received: no batches")
-        asked = _ask(
-            model, self.loss, itertools.chain([first], parts), budgets, limits
+        asked = ask(
+            model,
+            images,
+            labels,
+            epsilons,
+            bounds=bounds,
+            targets=targets,
+            batch_size=batch_size,
+            loss=self.loss,
         )
-        return self._attacked(model, asked, num_images)
+        return self._attacked(
+            model, asked, None if labels is None else len(labels)
+        )
 
     def _attacked(
         self,
@@ -354,55 +216,6 @@ def registered() -> dict[str, Attack]:
         'PGD, 2-norm'
     """
     return dict(_registered)
-
-
-def _ask(
-    model: Classifier,
-    loss: str | None,
-    parts: Iterator[tuple[np.ndarray, ...]],
-    epsilons: np.ndarray,
-    bounds: tuple[float, float],
-) -> Iterator[Batch]:
-    """Asks the model about images, labels and, if there are any, targets."""
-    start = 0
-    for images, labels, *targets in parts:
-        numbers = start + np.arange(len(labels))
-        start += len(labels)
-        clean = compiled(
-            model,
-            _answers,
-            loss,
-            bool(targets),
-            signature=[
-                tf.TensorSpec([None, *images.shape[1:]]),
-                tf.TensorSpec([None], tf.int64),
-            ],
-        )
-        asked = images, *(targets or [labels])
-        logits, *gradient = (tensor.numpy() for tensor in clean(*asked))
-        check_logits(logits, numbers, labels, *targets)
-        for values in gradient:
-            check_finite(values, numbers, "the gradient of the loss")
-        clean.warn_of_chance(logits, *asked)
-        yield Batch(
-            images=images,
-            labels=labels,
-            targets=targets[0] if targets else None,
-            epsilons=epsilons,
-            bounds=bounds,
-            numbers=numbers,
-            logits=logits,
-            gradient=gradient[0] if gradient else None,
-        )
-
-
-def _answers(
-    model: Classifier, loss: str | None, targeted: bool, x: Any, classes: Any
-) -> tuple[Any, ...]:
-    """Logits and, if there is a loss, the gradient along which to move."""
-    if loss is None:
-        return (read_logits(model, x),)
-    return logits_and_ascent(model, loss, targeted, x, classes)
 
 
 def _check_moved(moved: np.ndarray, batch: Batch, order: float) -> None:

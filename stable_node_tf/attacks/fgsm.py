@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from stable_node_tf.attacks.base import Attack, Batch, register
+from stable_node_tf.attacks.base import Attack, register
+from stable_node_tf.attacks.batch import Batch
 from stable_node_tf.attacks.gradients import Classifier
 
 

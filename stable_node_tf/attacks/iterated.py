@@ -16,9 +16,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from stable_node_tf.attacks.base import Attack, AttackResult, Batch
+from stable_node_tf.attacks.base import Attack
+from stable_node_tf.attacks.batch import Batch
 from stable_node_tf.attacks.checks import check_finite
 from stable_node_tf.attacks.compiled import compiled
+from stable_node_tf.attacks.result import AttackResult
 from stable_node_tf.checks import check_count
 
 ROWS = 512

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from stable_node_tf.attacks.base import Attack, AttackResult
+from stable_node_tf.attacks.base import Attack
+from stable_node_tf.attacks.result import AttackResult
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,7 @@ import tensorflow as tf
 
 from stable_node_tf import attacks
 from stable_node_tf.attacks import losses
-from stable_node_tf.attacks.checks import check_data, check_logits
-from stable_node_tf.attacks.compiled import compiled
-from stable_node_tf.attacks.gradients import read_logits
-from stable_node_tf.checks import check_count
+from stable_node_tf.attacks.batch import ask
 
 
 class AccuracyCurve(NamedTuple):
@@ -107,17 +104,12 @@ def margins(
         >>> margins(lambda x: x @ weights, [[0.25], [0.5]], [1, 0]).tolist()
         [0.5, -1.0]
     """
-    images, labels = check_data((0.0, 1.0), images, labels)
-    size = check_count(batch_size, "batch_size")
-    spec = tf.TensorSpec([None, *images.shape[1:]], tf.float32)
-    logits = compiled(model, read_logits, signature=[spec])
-    leads = []
-    for start in range(0, len(images), size):
-        x, y = images[start : start + size], labels[start : start + size]
-        answers = logits(x).numpy()
-        check_logits(answers, start + np.arange(len(y)), y)
-        leads.append(-losses.cw(answers.astype(np.float64), y).numpy())
-    return np.concatenate(leads)
+    return np.concatenate(
+        [
+            -losses.cw(batch.logits.astype(np.float64), batch.labels).numpy()
+            for batch in ask(model, images, labels, batch_size=batch_size)
+        ]
+    )
 
 
 def separation(

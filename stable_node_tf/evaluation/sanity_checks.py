@@ -10,13 +10,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from stable_node_tf.attacks import Classifier
-from stable_node_tf.attacks.checks import check_data, check_finite
-from stable_node_tf.attacks.compiled import compiled
-from stable_node_tf.attacks.gradients import logits_and_gradient
-from stable_node_tf.attacks.losses import log_odds
+from stable_node_tf.attacks.batch import ask
 from stable_node_tf.certification.certifier import CertifiedCurve
 from stable_node_tf.evaluation.accuracy import AccuracyCurve
 
@@ -170,37 +166,28 @@ def same_gradient(
         >>> check.passed, round(check.measured["largest_relative_distance"], 2)
         (False, 0.09)
     """
-    images, labels = check_data((0.0, 1.0), images, labels)
-    signature = [
-        tf.TensorSpec([None, *images.shape[1:]], tf.float32),
-        tf.TensorSpec([None], tf.int64),
-    ]
-    gradients = [
-        compiled(each, logits_and_gradient, log_odds, signature=signature)
+    worst, differing, pixels = 0.0, 0, 0
+    asked = [
+        ask(each, images, labels, batch_size=batch_size, loss="cross_entropy")
         for each in (model, twin)
     ]
-    worst, differing = 0.0, 0
-    for start in range(0, len(images), batch_size):
-        x = images[start : start + batch_size]
-        y = labels[start : start + batch_size]
-        both = []
-        for gradient in gradients:
-            values = np.reshape(gradient(x, y)[1], [len(x), -1])
-            numbers = start + np.arange(len(x))
-            check_finite(values, numbers, "the gradient of the loss")
-            both.append(values.astype(np.float64))
-        lengths = np.linalg.norm(both, axis=2).max(axis=0)
-        distance = np.linalg.norm(both[0] - both[1], axis=1)
-        worst = max(
-            worst, float(np.max(distance / np.maximum(lengths, 1e-300)))
+    for batches in zip(*asked, strict=True):
+        mine, theirs = (
+            batch.gradient.reshape(len(batch.labels), -1).astype(np.float64)
+            for batch in batches
         )
-        differing += int(np.sum(np.sign(both[0]) != np.sign(both[1])))
+        lengths = np.linalg.norm([mine, theirs], axis=2).max(axis=0)
+        distances = np.linalg.norm(mine - theirs, axis=1)
+        relative = distances / np.maximum(lengths, 1e-300)
+        worst = max(worst, float(relative.max()))
+        differing += int(np.sum(np.sign(mine) != np.sign(theirs)))
+        pixels += mine.size
     return Check(
         "Exported and in-memory gradients are equal",
         worst <= limit,
         {
             "largest_relative_distance": worst,
-            "share_of_differing_signs": differing / images.size,
+            "share_of_differing_signs": differing / pixels,
             "limit": limit,
         },
     )
