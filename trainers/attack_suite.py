@@ -64,9 +64,7 @@ def run(
         if known.get("settings") == wanted[name]:
             continue
         start = time.perf_counter()
-        curve = AccuracyCurve.of(
-            outcomes.attacked(attack, model, test, epsilons, attack.title)
-        )
+        curve = outcomes.curve(attack, model, test, epsilons, attack.title)
         record["clean_accuracy"] = curve.clean_accuracy
         record["attacks"][name] = attack.describe() | {
             "settings": wanted[name],

@@ -26,7 +26,6 @@ import keras
 from absl import app, flags, logging
 
 from stable_node_tf import attacks
-from stable_node_tf.evaluation import AccuracyCurve
 from trainers import command_line, outcomes, report, training
 from trainers.baseline_recipe import BaselineRecipe, baselines
 from trainers.data import datasets
@@ -211,10 +210,8 @@ def _measure(
 
     few = test.take(slice(attack["pgd_images"]))
     fgsm, pgd = (
-        AccuracyCurve.of(
-            outcomes.attacked(
-                method, trained.model, split, epsilons, f"Attacking {name}"
-            )
+        outcomes.curve(
+            method, trained.model, split, epsilons, f"Attacking {name}"
         )
         for method, split, epsilons in (
             (attacks.FGSM(), test, EPSILONS),

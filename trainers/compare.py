@@ -155,7 +155,7 @@ def compare(
         saved = load_classifier(
             save_classifier(of.model, directory / "saved_models" / name)
         )
-        reloaded = outcomes.attacked(
+        reloaded = outcomes.curve(
             attacks.FGSM(),
             saved,
             data.test,
@@ -169,9 +169,7 @@ def compare(
                 "zero_gradient_share": curves["fgsm"].zero_gradient_share,
                 "fgsm": points(curves["fgsm"]),
                 "pgd": points(curves["pgd"]),
-                "saved_model_fgsm": points(
-                    evaluation.AccuracyCurve.of(reloaded)
-                ),
+                "saved_model_fgsm": points(reloaded),
                 "certified": _certified(name, of.model, data.test),
             }
         )

@@ -26,7 +26,6 @@ from absl import app, flags, logging
 from rich.table import Table
 
 from stable_node_tf import attacks, stabilize
-from stable_node_tf.evaluation import AccuracyCurve
 from trainers import (
     command_line,
     delta_sweep_picture,
@@ -229,9 +228,7 @@ def _stabilized(
 
 def _measured(model: keras.Model, test: datasets.Split) -> dict[str, Any]:
     fgsm = attacks.FGSM()
-    curve = AccuracyCurve.of(
-        outcomes.attacked(fgsm, model, test, EPSILONS, "Attacking")
-    )
+    curve = outcomes.curve(fgsm, model, test, EPSILONS, "Attacking")
     return {"clean_accuracy": curve.clean_accuracy, "fgsm": points(curve)}
 
 

@@ -73,9 +73,8 @@ _KERAS_MODEL = flags.DEFINE_string(
 _DATASET = flags.DEFINE_enum(
     "dataset", "mnist", datasets.NAMES, "Test images.", allow_override=True
 )
-_KNOWN = attacks.registered()
 _ATTACKS = flags.DEFINE_list(
-    "attacks", ["fgsm"], f"Any of {', '.join(_KNOWN)}; or all."
+    "attacks", ["fgsm"], f"Any of {', '.join(attacks.registered())}; or all."
 )
 _EPSILONS = flags.DEFINE_list(
     "epsilons",
@@ -116,9 +115,10 @@ command_line.require_budgets("epsilons")
 command_line.require_budgets("epsilons_l2")
 
 
-@flags.validator("attacks", f"must be any of {', '.join(_KNOWN)}, or all")
+@flags.validator("attacks", "must be names of attacks, see --help, or all")
 def _valid_attacks(names: list[str]) -> bool:
-    return names == ["all"] or (bool(names) and set(names) <= _KNOWN.keys())
+    known = attacks.registered().keys()
+    return names == ["all"] or (bool(names) and set(names) <= known)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -197,7 +197,7 @@ def _suite() -> attack_suite.Suite:
     """The attacks that were asked for, with their budgets."""
     chosen = [
         _as_asked(attack)
-        for name, attack in _KNOWN.items()
+        for name, attack in attacks.registered().items()
         if name in _ATTACKS.value or "all" in _ATTACKS.value
     ]
     budgets = {"linf": _EPSILONS.value, "l2": _EPSILONS_L2.value}
@@ -254,27 +254,17 @@ def _checks(
         checks.append(
             sanity_checks.square_never_strongest(curves["square"], in_box)
         )
-
-    def curve(
-        attack: attacks.Attack, attacked: Any, *given: Any, title: str
-    ) -> evaluation.AccuracyCurve:
-        result = outcomes.attacked(attack, attacked, *given, title)
-        return evaluation.AccuracyCurve.of(result)
-
     few = test.take(slice(_FEW))
     gray = _as_asked(attacks.PGD())
-    checks.append(
-        sanity_checks.falls_to_chance(
-            curve(gray, model, few, [_GRAY], title="PGD, gray"), _NUM_CLASSES
-        )
-    )
+    turned = outcomes.curve(gray, model, few, [_GRAY], "PGD, gray")
+    checks.append(sanity_checks.falls_to_chance(turned, _NUM_CLASSES))
     # The DLR loss is constant, whatever the model, where the answer is wrong
     # and the true class not even second.
     smooth = [curves[a.name] for a in gradient if a.loss != "dlr"]
     if smooth:
         checks.append(
             sanity_checks.few_zero_gradients(
-                max(smooth, key=lambda curve: curve.zero_gradient_share)
+                max(smooth, key=lambda curve: curve.zero_gradient_share or 0.0)
             )
         )
     if memory is not None:
@@ -285,11 +275,13 @@ def _checks(
         )
     finer = _finer(memory)
     if finer is not None:
-        given = test, suite.epsilons["linf"]
-        before = curves.get("fgsm") or curve(
-            attacks.FGSM(), memory, *given, title="FGSM"
+        fgsm, epsilons = attacks.FGSM(), suite.epsilons["linf"]
+        before = curves.get("fgsm") or outcomes.curve(
+            fgsm, memory, test, epsilons, "FGSM"
         )
-        after = curve(attacks.FGSM(), finer, *given, title="FGSM, finer solver")
+        after = outcomes.curve(
+            fgsm, finer, test, epsilons, "FGSM, finer solver"
+        )
         checks.append(sanity_checks.finer_solver_agrees(before, after))
     return checks
 

@@ -17,6 +17,7 @@ import numpy as np
 from rich import progress
 
 from stable_node_tf import attacks
+from stable_node_tf.evaluation import AccuracyCurve
 from trainers import report
 from trainers.data.datasets import Split
 
@@ -65,6 +66,11 @@ def attacked(
         disable=not sys.stdout.isatty(),
     )
     return attacks.collect(batch.without_images() for batch in batches)
+
+
+def curve(*arguments: Any) -> AccuracyCurve:
+    """Accuracy under an attack; the arguments of `attacked`."""
+    return AccuracyCurve.of(attacked(*arguments))
 
 
 def kept(
