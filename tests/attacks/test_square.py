@@ -107,4 +107,4 @@ def test_malformed_settings_are_refused(change, message):
 
 def test_images_must_have_height_width_and_channels():
     with pytest.raises(ValueError, match="height, width, channels"):
-        attacks.Square()(far_from_flat, np.zeros([2, 9]), [0, 0], [0.1])
+        attacks.Square()(lambda x: x[:, :2], np.ones([2, 9]), [0, 0], 0.1)
