@@ -1,13 +1,13 @@
 """The pictures of evaluations under attack, as PNG files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stable_node_tf.attacks.norms import NORMS
-from trainers import drawing
+from trainers import attack_report, drawing
 from trainers.report import dataset_title, model_title
 
 # From light to strong attacks.
@@ -19,16 +19,9 @@ def plot_attacks(record: Mapping[str, Any], path: str | Path) -> None:
 
     There is a panel for each norm, and in it a curve for each attack; in that
     of the 2-norm also certified accuracy, where the record has it.
-
-    Args:
-        record: what `trainers.attack_suite` fills in.
-        path: for example results/attacks.png.
     """
-    norms = {
-        norm: ball.symbol
-        for norm, ball in NORMS.items()
-        if any(a["norm"] == norm for a in record["attacks"].values())
-    }
+    shown = attack_report.curves(record)
+    norms = [norm for norm in NORMS if any(c.norm == norm for c in shown)]
     figure = drawing.new_figure(6.4 * len(norms), 4.2)
     figure.suptitle(
         f"{dataset_title(record['dataset'])}: accuracy on "
@@ -39,23 +32,22 @@ def plot_attacks(record: Mapping[str, Any], path: str | Path) -> None:
     )
     panels = figure.subplots(1, len(norms), sharey=True, squeeze=False)[0]
     labelled = []
-    for axes, (norm, symbol) in zip(panels, norms.items(), strict=True):
+    for axes, norm in zip(panels, norms, strict=True):
         drawing.bare(axes)
+        symbol = NORMS[norm].symbol
         axes.set_xlabel(f"{symbol} budget ε (pixels range from 0 to 1)")
         lines = {}
-        for attack in record["attacks"].values():
-            if attack["norm"] == norm:
-                [line] = axes.plot(
-                    *_curve(attack),
-                    **attack["style"],
-                    markersize=4,
-                    linewidth=1.5,
-                )
-                lines[attack["title"]] = line
-        if norm == "l2" and "certified" in record:
-            lines["certified:\nno attack gets\nbelow"] = _plot_certified(
-                axes, record["certified"]["certified"]
-            )
+        for curve in shown:
+            if curve.norm == norm:
+                x, y = _points(curve)
+                style = {"markersize": 4, "linewidth": 1.5} | curve.style
+                [line] = axes.plot(x, y, **style)
+                title = curve.title
+                if curve.name == attack_report.CERTIFIED:
+                    gray = {"color": drawing.GREY, "alpha": 0.15}
+                    axes.fill_between(x, 0, y, **gray, linewidth=0)
+                    title += ":\nno attack gets\nbelow"
+                lines[title] = line
         right = max(line.get_xdata()[-1] for line in lines.values())
         axes.set(xlim=(0, right), ylim=(0, 101))
         lines["chance"] = axes.axhline(
@@ -72,10 +64,7 @@ def plot_models(
 ) -> None:
     """Draws accuracy under FGSM and PGD, a color for each model, as a PNG.
 
-    Args:
-        records: what `trainers.attack_suite` fills in, by the names of the
-            models; of the same images, with the attacks "fgsm" and "pgd".
-        path: for example results/models.png.
+    The records, by the names of the models, must be of the same images.
     """
     for name, record in records.items():
         if missing := {"fgsm", "pgd"} - record["attacks"].keys():
@@ -94,10 +83,10 @@ def plot_models(
     axes.set_xlabel("ℓ∞ budget ε (pixels range from 0 to 1)")
     for name, record in records.items():
         style = drawing.style_of(name) | {"linestyle": "-"}
-        pgd = _curve(record["attacks"]["pgd"])
-        axes.plot(*pgd, **style, label=model_title(name))
+        pgd, fgsm = attack_report.curves(record, ["pgd", "fgsm"])[:2]
+        axes.plot(*_points(pgd), **style, label=model_title(name))
         style |= {"linestyle": (0, (4, 2)), "linewidth": 1.2, "marker": ""}
-        axes.plot(*_curve(record["attacks"]["fgsm"]), **style)
+        axes.plot(*_points(fgsm), **style)
     right = max(line.get_xdata()[-1] for line in axes.lines)
     axes.set(xlim=(0, right), ylim=(0, 101))
     dots = {"color": drawing.GREY, "linewidth": 1, "linestyle": (0, (1, 2))}
@@ -113,9 +102,8 @@ def plot_margins(
 
     Args:
         path: for example results/margins.png.
-        margins: for each kind of image, clean or attacked, the logit of the
-            true class minus its largest rival, of every image; two to four
-            kinds fit well, in the order of attack strength.
+        margins: `evaluation.margins` of each kind of image, clean or attacked;
+            at most four kinds, in the order of attack strength.
         dataset: name of the data set, for the title.
     """
     figure, axes = drawing.one_panel(
@@ -154,16 +142,7 @@ def plot_margins(
     drawing.save(figure, path)
 
 
-def _curve(attack: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def _points(curve: attack_report.Curve) -> np.ndarray:
     """Budgets in ascending order, and accuracies in per cent."""
-    budgets = np.array(attack["settings"]["epsilons"])
-    order = np.argsort(budgets)
-    return budgets[order], 100 * np.array(attack["accuracies"])[order]
-
-
-def _plot_certified(axes: Any, points: Sequence[Mapping[str, float]]) -> Any:
-    """Draws a certified curve, what is below it filled."""
-    x, y = np.array(sorted((p["radius"], p["accuracy"]) for p in points)).T
-    axes.fill_between(x, 0, 100 * y, color=drawing.GREY, alpha=0.15, lw=0)
-    [line] = axes.plot(x, 100 * y, color=drawing.GREY, linewidth=2)
-    return line
+    budgets, accuracies = np.array(sorted(curve.accuracies.items())).T
+    return np.array([budgets, 100 * accuracies])

@@ -4,7 +4,7 @@ A record is what `trainers.attack_suite` fills in: plain data, as in
 evaluation.json.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from stable_node_tf.attacks.norms import NORMS
+from trainers import drawing
 from trainers.report import dataset_title, write_rows
 
-_CERTIFIED = "certified"
+CERTIFIED = "certified"
 _UNKNOWN = "–"
 _COLUMNS = (
     *("model", "dataset", "num_images", "kind"),
@@ -28,11 +29,12 @@ class Curve(NamedTuple):
     name: str
     title: str
     norm: str
+    style: dict[str, Any]
     accuracies: dict[float, float]
 
 
 def curves(
-    record: dict[str, Any], names: Sequence[str] | None = None
+    record: Mapping[str, Any], names: Sequence[str] | None = None
 ) -> list[Curve]:
     """The curves of these attacks, or of all, and what is certified."""
     found = []
@@ -40,13 +42,15 @@ def curves(
         attack = record["attacks"][name]
         budgets = attack["settings"]["epsilons"]
         points = dict(zip(budgets, attack["accuracies"], strict=True))
-        found.append(Curve(name, attack["title"], attack["norm"], points))
-    if _CERTIFIED in record:
+        about = (attack[key] for key in ("title", "norm", "style"))
+        found.append(Curve(name, *about, points))
+    if CERTIFIED in record:
         points = {
             point["radius"]: point["accuracy"]
-            for point in record[_CERTIFIED][_CERTIFIED]
+            for point in record[CERTIFIED][CERTIFIED]
         }
-        found.append(Curve(_CERTIFIED, _CERTIFIED, "l2", points))
+        style = {"color": drawing.GREY}
+        found.append(Curve(CERTIFIED, CERTIFIED, "l2", style, points))
     return found
 
 
@@ -60,12 +64,7 @@ def heading(record: dict[str, Any]) -> Text:
 
 
 def tables(record: dict[str, Any], names: Sequence[str]) -> list[Table]:
-    """The accuracies, a table per norm: a row per budget, a column per attack.
-
-    Args:
-      record: see above.
-      names: the attacks to show.
-    """
+    """A table per norm: a row for each budget, a column for each attack."""
     layouts = []
     for norm, ball in NORMS.items():
         shown = [c for c in curves(record, names) if c.norm == norm]
@@ -101,7 +100,7 @@ def write_csv(record: dict[str, Any], path: str | Path) -> None:
         rows.append({column: known.get(column) for column in _COLUMNS})
 
     for curve in curves(record):
-        kind = _CERTIFIED if curve.name == _CERTIFIED else "attack"
+        kind = CERTIFIED if curve.name == CERTIFIED else "attack"
         about = {"kind": kind, "name": curve.name, "norm": curve.norm}
         for epsilon, accuracy in curve.accuracies.items():
             add(**about, epsilon=epsilon, figure="accuracy", value=accuracy)

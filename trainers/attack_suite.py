@@ -55,7 +55,7 @@ def run(
       path: the file that the record is written to after each attack.
 
     Returns:
-      The curve of each attack, by its name.
+      The curves by the names of the attacks.
     """
     wanted = suite.settings()
     for attack in suite.attacks:

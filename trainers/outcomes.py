@@ -50,12 +50,7 @@ def attacked(
 ) -> attacks.AttackResult:
     """Attacks a model, and keeps the answers but not the images.
 
-    Args:
-      attack: what to run.
-      model: maps images to logits.
-      split: images and labels.
-      epsilons: budgets in the attack's norm.
-      description: what the progress bar says.
+    The description is what the progress bar says.
     """
     batches = progress.track(
         attack.batches(
