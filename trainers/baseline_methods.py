@@ -10,7 +10,6 @@ import keras
 import tensorflow as tf
 
 from stable_node_tf.attacks.gradients import logits_and_gradient
-from stable_node_tf.attacks.losses import log_odds
 from stable_node_tf.checks import (
     check_alpha,
     check_number,
@@ -171,7 +170,7 @@ class FgsmTraining(PerturbedTraining):
             tf.shape(images), seed, -epsilon, epsilon
         )
         start = tf.clip_by_value(start, 0.0, 1.0)
-        _, gradient = logits_and_gradient(self, log_odds, start, labels)
+        _, gradient = logits_and_gradient(self, "cross_entropy", start, labels)
         offset = start + 1.25 * epsilon * tf.sign(gradient) - images
         offset = tf.clip_by_value(offset, -epsilon, epsilon)
         attacked = tf.clip_by_value(images + offset, 0.0, 1.0)

@@ -17,7 +17,7 @@ from stable_node_tf.attacks.checks import (
 from stable_node_tf.attacks.compiled import compiled
 from stable_node_tf.attacks.gradients import (
     Classifier,
-    logits_and_ascent,
+    logits_and_gradient,
     read_logits,
 )
 from stable_node_tf.attacks.result import AttackResult
@@ -167,4 +167,4 @@ def _answers(
     """Logits and, if there is a loss, the gradient along which to move."""
     if loss is None:
         return (read_logits(model, x),)
-    return logits_and_ascent(model, loss, targeted, x, classes)
+    return logits_and_gradient(model, loss, x, classes, targeted)

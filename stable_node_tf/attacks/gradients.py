@@ -64,18 +64,16 @@ def _described(answer: Any) -> str:
 
 
 def logits_and_gradient(
-    model: Classifier,
-    loss: Callable[[Any, Any], Any],
-    x: Any,
-    labels: Any,
+    model: Classifier, loss: str, x: Any, classes: Any, targeted: bool = False
 ) -> tuple[Any, Any]:
-    """The logits of x, and the gradient of the loss with respect to x.
+    """The logits of x, and the gradient along which to move it.
 
     Args:
         model: see `stable_node_tf.attacks.Attack`.
-        loss: one of `stable_node_tf.attacks.losses`.
+        loss: the name of one of `losses.LOSSES`.
         x: images (b, ...).
-        labels: the classes, integers (b,).
+        classes: integers (b,).
+        targeted: whether x is to move towards the classes; else away from them.
 
     Returns:
         Tensors (b, classes) and (b, ...).
@@ -84,44 +82,27 @@ def logits_and_gradient(
         ValueError: if the model is not differentiable.
 
     Example:
-        >>> from stable_node_tf.attacks.losses import cw
         >>> weights = tf.constant([[-1.0, 1.0]])
         >>> x, labels = tf.constant([[0.5]]), [1]
         >>> _, gradient = logits_and_gradient(
-        ...     lambda x: x @ weights, cw, x, labels
+        ...     lambda x: x @ weights, "cw", x, labels
         ... )
         >>> gradient.numpy().tolist()
         [[-2.0]]
-    """
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        logits = read_logits(model, x)
-        value = loss(logits, labels)
-    gradient = tape.gradient(value, x)
-    if gradient is None:
-        raise ValueError(
-            "model must be differentiable with respect to the images, "
-            f"but no gradient reaches them. Received: model={model!r}"
-        )
-    return logits, gradient
-
-
-def logits_and_ascent(
-    model: Classifier, loss: str, targeted: bool, x: Any, classes: Any
-) -> tuple[Any, Any]:
-    """The logits of x, and along what they leave or approach their classes.
-
-    Args:
-        model: see `stable_node_tf.attacks.Attack`.
-        loss: name of one of `losses.LOSSES`.
-        targeted: whether to approach the classes.
-        x: images (b, ...).
-        classes: integers (b,).
     """
     if targeted and loss == "dlr":
         raise ValueError(
             "loss='dlr' cannot be targeted: it is constant where the target "
             "is third. Take 'cw' or 'cross_entropy'. Received: targets"
         )
-    logits, gradient = logits_and_gradient(model, LOSSES[loss], x, classes)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        logits = read_logits(model, x)
+        value = LOSSES[loss](logits, classes)
+    gradient = tape.gradient(value, x)
+    if gradient is None:
+        raise ValueError(
+            "model must be differentiable with respect to the images, "
+            f"but no gradient reaches them. Received: model={model!r}"
+        )
     return logits, -gradient if targeted else gradient

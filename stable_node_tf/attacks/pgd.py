@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf.attacks.base import register
-from stable_node_tf.attacks.gradients import logits_and_ascent, read_logits
+from stable_node_tf.attacks.gradients import logits_and_gradient, read_logits
 from stable_node_tf.attacks.iterated import Goal, IteratedAttack, Rows
 from stable_node_tf.attacks.losses import LOSSES
 from stable_node_tf.attacks.norms import NORMS
@@ -148,18 +148,18 @@ def _advance(
     steps = tf.size(lengths)
 
     def step(i: Any, x: Any, finite: Any) -> tuple[Any, Any, Any]:
-        logits, ascent = logits_and_ascent(
-            model, loss, goal.targeted, x, rows.classes
+        logits, gradient = logits_and_gradient(
+            model, loss, x, rows.classes, goal.targeted
         )
         length = tf.gather(table, tf.minimum(rows.done + i, steps))
         move = tf.reshape(length, one_each) * epsilon
-        moved = goal.clip(x + move * ball.direction(ascent))
+        moved = goal.clip(x + move * ball.direction(gradient))
         moved = rows.originals + ball.project(moved - rows.originals, epsilon)
         moved = goal.clip(moved)  # but for rounding
         there = goal.reached(tf.argmax(logits, -1), rows)
         x = tf.where(tf.reshape(there, one_each), x, moved)
         finite &= tf.reduce_all(tf.math.is_finite(logits), -1)
-        finite &= tf.reduce_all(tf.math.is_finite(ascent), axes)
+        finite &= tf.reduce_all(tf.math.is_finite(gradient), axes)
         return i + 1, x, finite
 
     all_finite = tf.ones_like(rows.classes, tf.bool)
