@@ -2,24 +2,24 @@
 
 import keras
 
+from stable_node_tf.constraints.kernels import apply_constraints
 from stable_node_tf.layers.ode_layer import ODELayer
 
 
 class StabilityMonitor(keras.callbacks.Callback):
     """Bounds δ at the end of every epoch and insists on δ <= δ̄.
 
-    With an optimizer that averages weights, `use_ema=True`, all constraints of
-    the model are applied to the averages, at the end of every epoch and of
-    training: they satisfy none of them, because Keras averages the weights
-    before it applies constraints. What `keras.callbacks.SwapEMAWeights`, placed
-    after this callback, swaps in at the end of an epoch is therefore inside.
-
     Adds `delta_lower` and `delta_upper` of every `StableODELayer` and
     `DeepODELayer` to the logs, the pieces of a `PiecewiseODELayer` included,
     and `perturbation` of those with a δ̄: |Δ|_F of an optimizer step, averaged
-    over the epoch. The names have the layer's and a slash in front if there are
-    several. Progress bar, `History`, `CSVLogger` and `TensorBoard`, placed
-    after this callback, show them.
+    over the epoch. With several layers, the name of the layer and a slash come
+    first. Progress bar, `History`, `CSVLogger` and `TensorBoard`, placed after
+    this callback, show them.
+
+    Keras averages weights (an optimizer with `use_ema=True`) before it applies
+    constraints, so that averages satisfy none. This callback applies all
+    constraints of the model to them at the end of every epoch and of training;
+    what `keras.callbacks.SwapEMAWeights`, placed after it, swaps in is inside.
 
     Raises:
       ValueError: at the end of an epoch, if a layer violates its constraint or
@@ -65,9 +65,7 @@ class StabilityMonitor(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         """Applies the constraints to averaged weights."""
         if self._averages():
-            for variable in self.model.trainable_variables:
-                if variable.constraint is not None:
-                    variable.assign(variable.constraint(variable))
+            apply_constraints(self.model.trainable_variables)
         self._assert_constraints()
 
     def _layers(self):

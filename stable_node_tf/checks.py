@@ -1,4 +1,4 @@
-"""Checks of the arguments shared by the functions of this folder."""
+"""Checks of arguments that many functions share."""
 
 import math
 import numbers
@@ -10,15 +10,13 @@ from numpy.typing import ArrayLike
 LARGEST_ENTRY = 1e302
 
 
-def check_matrix(matrix: ArrayLike, name: str = "matrix") -> np.ndarray:
-    """Returns `matrix` as a finite, square, float64 array of shape (d, d).
-
-    Args:
-      matrix: real array-like of shape (d, d), d >= 1.
-      name: how the error messages call it.
+def check_matrix(
+    matrix: ArrayLike, name: str = "matrix", square: bool = True
+) -> np.ndarray:
+    """Returns `matrix` as a finite float64 array of shape (d, d), or (m, n).
 
     Raises:
-      ValueError: if it is not square, is empty, or holds NaN, infinity or a
+      ValueError: if it has another shape, is empty, or holds NaN, infinity or a
         number above 1e302.
       TypeError: if it is not real and numeric.
 
@@ -32,7 +30,8 @@ def check_matrix(matrix: ArrayLike, name: str = "matrix") -> np.ndarray:
             f"Received: {name} of dtype {array.dtype}"
         )
     array = array.astype(np.float64)
-    if array.ndim != 2 or array.shape[0] != array.shape[1] or not array.size:
+    wrong = array.ndim != 2 or not array.size
+    if wrong or (square and array.shape[0] != array.shape[1]):
         raise ValueError(
             f"`{name}` must be square, of shape (d, d) with d >= 1. "
             f"Received: {name} of shape {array.shape}"
@@ -52,15 +51,7 @@ def check_matrix(matrix: ArrayLike, name: str = "matrix") -> np.ndarray:
 
 
 def check_number(value: float, name: str) -> float:
-    """Returns `value` as a finite Python float.
-
-    Raises:
-      TypeError: if it is not a real number.
-      ValueError: if it is NaN or infinite.
-
-    >>> check_number(np.float32(0.5), "delta_bar")
-    0.5
-    """
+    """Returns `value` as a finite Python float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"`{name}` must be a real number. Received: {name}={value!r}"
@@ -75,15 +66,7 @@ def check_number(value: float, name: str) -> float:
 
 
 def check_positive(value: float, name: str) -> float:
-    """Returns `value` as a float that is finite and positive.
-
-    Raises:
-      TypeError: if it is not a real number.
-      ValueError: if it is not finite, or not positive.
-
-    >>> check_positive(2, "max_norm")
-    2.0
-    """
+    """Returns `value` as a float that is finite and positive."""
     number = check_number(value, name)
     if number <= 0.0:
         raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
@@ -91,15 +74,7 @@ def check_positive(value: float, name: str) -> float:
 
 
 def check_not_negative(value: float, name: str) -> float:
-    """Returns `value` as a float that is finite and not negative.
-
-    Raises:
-      TypeError: if it is not a real number.
-      ValueError: if it is not finite, or negative.
-
-    >>> check_not_negative(0, "step")
-    0.0
-    """
+    """Returns `value` as a float that is finite and not negative."""
     number = check_number(value, name)
     if number < 0.0:
         raise ValueError(
@@ -109,15 +84,7 @@ def check_not_negative(value: float, name: str) -> float:
 
 
 def check_count(value: int, name: str, smallest: int = 1) -> int:
-    """Returns `value` as a Python integer that is at least `smallest`.
-
-    Raises:
-      TypeError: if it is not an integer.
-      ValueError: if it is too small.
-
-    >>> check_count(np.int64(3), "num_steps")
-    3
-    """
+    """Returns `value` as a Python integer that is at least `smallest`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(
             f"`{name}` must be an integer. Received: {name}={value!r}"
@@ -130,15 +97,7 @@ def check_count(value: int, name: str, smallest: int = 1) -> int:
 
 
 def check_alpha(alpha: float) -> float:
-    """Returns the lower slope bound `alpha` as a float in (0, 1].
-
-    Raises:
-      TypeError: if it is not a real number.
-      ValueError: if it lies outside (0, 1].
-
-    >>> check_alpha(1)
-    1.0
-    """
+    """Returns the lower slope bound `alpha` as a float in (0, 1]."""
     alpha = check_number(alpha, "alpha")
     if not 0.0 < alpha <= 1.0:
         raise ValueError(
@@ -149,14 +108,7 @@ def check_alpha(alpha: float) -> float:
 
 
 def check_certificate(certificate: ArrayLike, size: int) -> np.ndarray:
-    """Returns `certificate` as a positive float64 array of shape (size,).
-
-    Raises:
-      ValueError: if the shape differs or an entry is not finite and positive.
-
-    >>> check_certificate([1.0, 2.0], 2)
-    array([1., 2.])
-    """
+    """Returns `certificate` as a positive float64 array of shape (size,)."""
     array = np.asarray(certificate, dtype=np.float64)
     if array.shape != (size,):
         raise ValueError(

@@ -13,13 +13,8 @@ def rebuilt(
 ) -> Any:
     """Returns the object that a configuration describes.
 
-    Args:
-      name: how the error message calls it.
-      configuration: what `keras.saving.serialize_keras_object` made of one.
-      rebuild: by default `keras.saving.deserialize_keras_object`.
-
-    Raises:
-      ValueError: if nothing can be made of it, whatever the reason.
+    Raises a ValueError that calls it `name` if that fails, whatever the reason.
+    By default `keras.saving.deserialize_keras_object` rebuilds.
 
     >>> rebuilt("activation", {"class_name": "stable_node_tf>LeakyTanh",
     ...                        "config": {"alpha": 0.5}}).alpha

@@ -10,20 +10,17 @@ from stable_node_tf.read_only_settings import ReadOnlySettings
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
 class SkewSymmetric(ReadOnlySettings, keras.initializers.Initializer):
-    """Draws a skew-symmetric matrix of a given spectral norm, damped or not.
+    """Draws a skew-symmetric matrix of a given spectral norm, minus damping.
 
     The flow of u' = Au with skew-symmetric A is a rotation: it mixes the
-    coordinates without stretching distances. Starting from a large one lets a
-    neural ODE that must stay stable use its activation many times over [0, T];
-    shrinking a matrix of Glorot's to the same bound does not.
+    coordinates without stretching distances. From a large one, a neural ODE
+    that must stay stable can use its activation many times over [0, T]; from a
+    Glorot matrix that was shrunk to the same bound it cannot.
 
     Args:
-      spectral_norm: |A|₂, not negative.
+      spectral_norm: |A|₂ before damping, not negative.
       seed: Python integer or `keras.random.SeedGenerator`; None draws one.
       damping: c >= 0; cI is subtracted from the skew-symmetric matrix.
-
-    Raises:
-      ValueError: if `spectral_norm` or `damping` is negative or not finite.
 
     >>> A = SkewSymmetric(2.0, seed=0)((3, 3))
     >>> bool(keras.ops.all(A == -keras.ops.transpose(A)))

@@ -4,10 +4,7 @@ from typing import Any
 
 import keras
 
-from stable_node_tf.checks import (
-    check_not_negative,
-    check_positive,
-)
+from stable_node_tf.checks import check_not_negative, check_positive
 
 
 @keras.saving.register_keras_serializable(package="stable_node_tf")
@@ -19,12 +16,12 @@ class MarginCrossentropy(keras.losses.Loss):
         CE(s (logits - o onehot(y))) / s
             = (1/s) log(1 + Σ_{j≠y} exp(s (o - (logit_y - logit_j)))),
 
-    a smooth maximum of 0 and of what the margins lack of o. In a network whose
-    Lipschitz constant is fixed, margins are certified radii. The scale decides
-    whose margins count: a large one asks no more of an image whose margins
-    exceed o by a few 1/s, and gains accuracy; a small one goes on raising the
-    margins of all, and gains radius. The offset is the margin that is asked
-    for. The plain cross-entropy has s = 1 and o = 0.
+    a smooth maximum of 0 and of how far the margins are below o. In a network
+    with a fixed Lipschitz constant, margins are certified radii. The offset is
+    the margin that is asked for. The scale decides whose margins count: with a
+    large one, images whose margins exceed o by a few 1/s no longer matter,
+    which gains accuracy; with a small one, the margins of all keep growing,
+    which gains radius. The plain cross-entropy has s = 1 and o = 0.
 
     Source: Prach and Lampert, arXiv 2208.03160, section 4, whose temperature is
     1 / s.
@@ -32,12 +29,7 @@ class MarginCrossentropy(keras.losses.Loss):
     Args:
       scale: s > 0, in units of 1 / margin.
       offset: o >= 0, in units of a margin.
-      **kwargs: of `keras.losses.Loss`.
-
-    Raises:
-      TypeError: if `scale` or `offset` is not a real number.
-      ValueError: if one is not finite, `scale` not positive or `offset`
-        negative.
+      **kwargs: those of `keras.losses.Loss`.
 
     >>> logits, labels = keras.ops.array([[1.0, 0.0]]), keras.ops.array([0])
     >>> round(float(MarginCrossentropy(scale=2.0)(labels, logits)), 4)

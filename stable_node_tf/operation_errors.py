@@ -16,9 +16,6 @@ _DECORATION = re.compile(
 def reason(error: tf.errors.OpError) -> str:
     r"""Returns the one line of an error's message that says what was wrong.
 
-    Args:
-      error: of an operation, whose message may hold the graph's traceback.
-
     >>> message = "Graph execution error:\n\nToo large\n\t [[{{node x}}]]"
     >>> reason(tf.errors.InvalidArgumentError(None, None, message))
     'Too large'

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 class ReadOnlySettings:
     """Makes the arguments of the constructor read-only once they are set.
 
-    Constraints, reports, saved files and functions that are traced already all
-    go by the settings of an object. Changed later, some of them would follow
-    and others would not, so that a bound could be reported that is not kept.
-    The methods of an instance cannot be replaced either.
+    Constraints, reports, saved files and traced functions depend on them. If
+    one changed later, some would follow and others would not: a bound could be
+    reported that does not hold. The methods of an instance cannot be replaced
+    either.
 
-    To be named first among the bases of a class. The class keyword `settings`
+    It comes first among the bases of a class. The class keyword `settings`
     names attributes that are read-only besides the constructor arguments.
 
     >>> class Grid(ReadOnlySettings):

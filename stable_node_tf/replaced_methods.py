@@ -9,14 +9,8 @@ def replaced_methods(obj: Any) -> list[str]:
     """Names the methods that instance attributes of an object shadow.
 
     What is proven of a class holds for an instance that computes what the class
-    says. `layer.call = f` makes it compute something else, and no type tells.
-
-    Args:
-      obj: a layer, a model, an activation, a solver, or anything else. What
-        Keras itself puts in the place of a method does not count.
-
-    Returns:
-      The names, sorted; empty if all methods are those of the class.
+    says. After `layer.call = f` it computes something else, and its type does
+    not show it. Methods that Keras itself wraps do not count.
 
     >>> layer = keras.layers.Dense(2)
     >>> replaced_methods(layer)
@@ -34,11 +28,11 @@ def replaced_methods(obj: Any) -> list[str]:
 
 
 def _is_set_by_keras(obj: Any, name: str, value: Any) -> bool:
-    """Whether `Layer.__new__` made the value of a method of the class.
+    """Whether `Layer.__new__` made the value from a method of the class.
 
-    That of a parent, perhaps: a functional model of a class of one's own gets
-    another one later. The argument `loss` of `Model.compile` shadows a method,
-    too.
+    Perhaps from that of a parent: functional models of a class of one's own get
+    another class later. The argument `loss` of `Model.compile` shadows a
+    method, too.
     """
     if isinstance(obj, keras.Model) and name == "loss":
         return True

@@ -147,8 +147,7 @@ class Watch(keras.callbacks.Callback):
         assert np.linalg.norm(kernel, 2) <= 0.5
 
 
-@pytest.mark.parametrize("delta_bar", [0.0, 0.3])
-@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize(("deep", "delta_bar"), [(False, 0.0), (True, 0.3)])
 def test_averages_are_feasible_wherever_they_are_swapped_in(deep, delta_bar):
     def train(*callbacks):
         optimizer = keras.optimizers.Adam(0.1, use_ema=True, ema_momentum=0.8)

@@ -47,13 +47,6 @@ def written_out(logits):
     return powers / tf.reduce_sum(powers, -1, keepdims=True)
 
 
-def first_of_two_outputs():
-    entry = keras.Input((4,))
-    first = head()(entry)
-    inner = keras.Model(entry, [first, keras.layers.Dense(3)(first)])
-    return functional(lambda x: inner(x)[0])
-
-
 def in_training(layer):
     return lambda x: layer(x, training=True)
 
@@ -233,12 +226,7 @@ OTHERS = {
     ),
     "added": (
         lambda: functional(lambda x: keras.layers.Add(name="sum")([x, x])),
-        "'sum' of type Add, which is not applied",
-        None,
-    ),
-    "one of two outputs inside": (
-        first_of_two_outputs,
-        "last layer does not make its output",
+        "'sum' of type Add, which maps 2 to 1",
         None,
     ),
     "two inputs": (
@@ -315,12 +303,12 @@ OTHERS = {
     ),
     "replaced step": (
         replaced_solver,
-        "solver of layer 'ode', whose `_step` was replaced",
+        "layer 'ode'.* class Euler .*a replaced _step",
         None,
     ),
     "replaced activation": (
         replaced_activation,
-        "activation of layer 'ode', whose `value_and_slope` was replaced",
+        "layer 'ode'.* class LeakyTanh .*a replaced value_and_slope",
         None,
     ),
 }
@@ -442,7 +430,19 @@ def test_the_export_names_whom_it_refuses(name, tmp_path):
             save_classifier(model, tmp_path / "exported")
 
 
-@pytest.mark.parametrize("name", [n for n in OTHERS if not OTHERS[n][2]])
+# One of each way in which the certifier comes to refuse.
+EXPORTED = [
+    *("divided", "added", "nested that rounds", "subclass of Euler"),
+    *("replaced call", "replaced call of a nested model"),
+    *(
+        "replaced call of the model",
+        "call of its own",
+        "nested call of its own",
+    ),
+]
+
+
+@pytest.mark.parametrize("name", EXPORTED)
 def test_the_export_takes_other_models_without_a_certificate(name, tmp_path):
     model, x = OTHERS[name][0](), 3 * images()
     with warning_of_a_certificate(expected=True):

@@ -7,6 +7,7 @@ from stable_node_tf.certification.certifier import (
     certified_radii,
     certifier,
 )
+from stable_node_tf.certification.rules import register_rule
 
 __all__ = [
     "CertifiedCurve",
@@ -14,4 +15,5 @@ __all__ = [
     "certified_accuracy",
     "certified_radii",
     "certifier",
+    "register_rule",
 ]

@@ -22,40 +22,20 @@ _SECOND_ORDER = 1.01
 _ACTIVATION_ROUNDINGS = 16
 
 
-class Affine(NamedTuple):
-    """The function s -> constant + slope · s of a norm s >= 0.
-
-    >>> 2.0 * Affine(1.0, 3.0) + 0.5
-    Affine(constant=2.5, slope=6.0)
-    """
-
-    constant: float
-    slope: float
-
-    def __add__(self, other):
-        """The sum with another function, or with a number."""
-        if not isinstance(other, Affine):
-            other = Affine(other, 0.0)
-        return Affine(self.constant + other.constant, self.slope + other.slope)
-
-    def __rmul__(self, factor):
-        """A multiple."""
-        return Affine(factor * self.constant, factor * self.slope)
-
-
 class Computed(NamedTuple):
     """A state as it is computed, over all inputs of norm s.
 
     Attributes:
-      size: bound on its Euclidean norm.
-      error: bound on the distance from the state in real arithmetic.
+      size: array of c and f, such that its Euclidean norm is at most c + fs.
+      error: the same for the distance from the state in real arithmetic.
     """
 
-    size: Affine
-    error: Affine
+    size: np.ndarray
+    error: np.ndarray
 
 
-EXACT_INPUT = Computed(Affine(0.0, 1.0), Affine(0.0, 0.0))
+EXACT_INPUT = Computed(np.array([0.0, 1.0]), np.zeros(2))
+_ONE = np.array([1.0, 0.0])
 
 
 def after_dense(
@@ -65,24 +45,19 @@ def after_dense(
     unit: float,
     positions: int = 1,
 ) -> Computed:
-    """The state XW + b after an affine layer, of each row of X.
+    """The state XW + b after an affine layer, applied to each row of X.
 
     A product of n terms and a bias is off by at most γ_{n+1}(|x||W| + |b|),
     entry by entry (Higham, Accuracy and Stability of Numerical Algorithms, 2nd
     ed., §3.1).
 
-    Args:
-      state: before the layer.
-      kernel: W, of shape (n, m).
-      bias: b, of shape (m,).
-      unit: u, half the distance from 1 to the next number.
-      positions: number of rows of X. The norms of the state are Frobenius's.
+    The norms of the state are Frobenius's, over all `positions` rows of X.
 
     >>> state = after_dense(EXACT_INPUT, np.eye(2), np.zeros(2), 2.0**-24)
-    >>> bool(0.0 < state.error.slope < 1e-6)
+    >>> bool(0.0 < state.error[1] < 1e-6)
     True
     """
-    shift = math.sqrt(positions) * float(np.linalg.norm(bias))
+    shift = math.sqrt(positions) * np.linalg.norm(bias) * _ONE
     absolute = spectral_norm_bound(np.abs(kernel))
     local = _gamma(len(kernel) + 2, unit) * (absolute * state.size + shift)
     norm = spectral_norm_bound(kernel)
@@ -109,68 +84,55 @@ def after_euler(
 
     Args:
       state: before the first step.
-      kernels: A_1, ..., A_k, each of shape (heights of A_i, of A_(i-1)).
+      kernels: A_1, ..., A_k.
       biases: b_1, ..., b_k.
       damping: c >= 0.
       step: h.
       step_lipschitz: γ.
       origin_norms: N + 1 numbers, the norms of the solution from 0.
-      unit: u, as in `after_dense`.
+      unit: u.
 
     >>> A, b = [-np.eye(2)], [np.zeros(2)]
     >>> norms = [0.0] * 3
     >>> end = after_euler(EXACT_INPUT, A, b, 0.0, 0.1, 1.0, norms, 2.0**-24)
-    >>> bool(0.0 < end.error.slope < 2e-6)
+    >>> bool(0.0 < end.error[1] < 2e-6)
     True
     """
-    layers = [
-        _Layer(
-            spectral_norm_bound(kernel),
-            _gamma(kernel.shape[1] + 2, unit)
-            * spectral_norm_bound(np.abs(kernel)),
-            float(np.linalg.norm(bias)),
-            _gamma(kernel.shape[1] + 2, unit),
-        )
-        for kernel, bias in zip(kernels, biases, strict=True)
-    ]
+    gammas = [_gamma(kernel.shape[1] + 2, unit) for kernel in kernels]
+    norms = [spectral_norm_bound(kernel) for kernel in kernels]
+    absolutes = [spectral_norm_bound(np.abs(kernel)) for kernel in kernels]
+    shifts = [np.linalg.norm(bias) * _ONE for bias in biases]
+    layers = list(zip(norms, absolutes, shifts, gammas, strict=True))
     error, reach = state.error, 1.0
     size, start = state.size, state.size + state.error
     for origin in origin_norms[1:]:
         field = _field(size, layers, damping, unit)
+        # Of hf, of the product with h, and of the sum.
         local = step * field.error + (4 * step * unit) * field.size
         local += unit * (size + step * field.size)
         error = step_lipschitz * error + _SECOND_ORDER * local
         reach *= step_lipschitz
-        size = reach * start + _SECOND_ORDER * float(origin) + error
+        size = reach * start + _SECOND_ORDER * origin * _ONE + error
     return Computed(size, error)
 
 
-class _Layer(NamedTuple):
-    """What is used of a layer σ(Ay + b) of a vector field.
-
-    Attributes:
-      norm: |A|₂.
-      rounding: γ_(n+2) times the norm of |A|.
-      shift: |b|.
-      gamma: γ_(n+2).
-    """
-
-    norm: float
-    rounding: float
-    shift: float
-    gamma: float
-
-
 def _field(
-    size: Affine, layers: Sequence[_Layer], damping: float, unit: float
+    size: np.ndarray,
+    layers: Sequence[tuple[float, float, np.ndarray, float]],
+    damping: float,
+    unit: float,
 ) -> Computed:
-    """f(u) at a floating-point state u whose norm is at most `size`."""
-    value = Computed(size, Affine(0.0, 0.0))
-    for layer in layers:
-        real = layer.norm * value.size + layer.shift
-        local = layer.rounding * value.size + layer.gamma * layer.shift
+    """f(u) at a floating-point state u whose norm is at most `size`.
+
+    The layers σ(Ay + b) are |A|₂, the norm of the absolute values of A, |b| and
+    γ_(n+2).
+    """
+    value = Computed(size, np.zeros(2))
+    for norm, absolute, shift, gamma in layers:
+        real = norm * value.size + shift
+        local = (gamma * absolute) * value.size + gamma * shift
         local += (_ACTIVATION_ROUNDINGS * unit) * (real + local)
-        value = Computed(real + local, layer.norm * value.error + local)
+        value = Computed(real + local, norm * value.error + local)
     if damping == 0.0:
         return value
     pull = damping * size
@@ -184,14 +146,8 @@ def pair_errors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bounds on the error of logit_i - logit_j of an affine read-out.
 
-    Args:
-      state: before the read-out.
-      kernel: of shape (d, K).
-      bias: of shape (K,).
-      unit: u, as in `after_dense`.
-
-    Returns:
-      Constants and slopes in s, both of shape (K, K).
+    Returns constants and slopes in s, both of shape (K, K), for a kernel of
+    shape (d, K).
 
     >>> pair_errors(EXACT_INPUT, np.eye(2), np.zeros(2), 0.0)[1].tolist()
     [[0.0, 0.0], [0.0, 0.0]]
@@ -206,8 +162,8 @@ def pair_errors(
         return apart * error + own[:, None] + own[None, :]
 
     return (
-        pairs(state.error.constant, state.size.constant, np.abs(bias)),
-        pairs(state.error.slope, state.size.slope, 0.0),
+        pairs(state.error[0], state.size[0], np.abs(bias)),
+        pairs(state.error[1], state.size[1], 0.0),
     )
 
 

@@ -11,11 +11,7 @@ def pair_distances(readout: np.ndarray) -> np.ndarray:
 
     At most √2 |W|₂, and less where two classes share directions.
 
-    Args:
-      readout: kernel of the read-out, of shape (d, K), one column a class.
-
-    Returns:
-      Upper bounds, float64, of shape (K, K), zero on the diagonal.
+    They are upper bounds, float64, of shape (K, K), for a read-out (d, K).
 
     >>> pair_distances(np.eye(2)).round(3).tolist()
     [[0.0, 1.414], [1.414, 0.0]]
@@ -43,13 +39,6 @@ def certified_radius(logits, pair_lipschitz, norms, offset, slope):
 
     the errors at x and at x' included. (Tsuzuku, Sato, Sugiyama, NeurIPS 2018,
     for the principle.)
-
-    Args:
-      logits: as computed, of shape (n, K).
-      pair_lipschitz: L, of shape (K, K).
-      norms: |x|₂, of shape (n,).
-      offset: e, of shape (K, K).
-      slope: f, of shape (K, K).
 
     Returns:
       The radii, float64, of shape (n,); 0 where nothing is proven, `UNLIMITED`

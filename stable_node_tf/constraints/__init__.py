@@ -3,10 +3,11 @@
 Keras applies a constraint after every optimizer step, inside the compiled train
 step, and only there: not at initialization, not in `set_weights`, not when a
 file is loaded or an optimizer with `use_ema=True` ends `fit` by storing its
-average. `StableODELayer` therefore starts from a feasible matrix, saving checks
-again, and the callback `StabilityMonitor` applies the constraints to averages.
+average. So `StableODELayer` starts from a feasible matrix, saving checks again,
+and the callback `StabilityMonitor` applies the constraints to averages.
 """
 
+from stable_node_tf.constraints.kernels import apply_constraints
 from stable_node_tf.constraints.log_norm import LogNormConstraint
 from stable_node_tf.constraints.product_log_norm import ProductLogNormConstraint
 from stable_node_tf.constraints.spectral_norm import SpectralNormConstraint
@@ -15,4 +16,5 @@ __all__ = [
     "LogNormConstraint",
     "ProductLogNormConstraint",
     "SpectralNormConstraint",
+    "apply_constraints",
 ]

@@ -1,4 +1,4 @@
-"""What the constraints ask of a kernel, and how far they move averages."""
+"""What the constraints of kernels share."""
 
 import tensorflow as tf
 
@@ -14,3 +14,16 @@ def check_kernel(constraint, shape, has_it, kernel):
             f"The kernel of a `{constraint}` must be {shape}, and float32 or "
             f"float64. Received: {kernel.dtype.name} of shape {kernel.shape}"
         )
+
+
+def apply_constraints(variables):
+    """Moves variables inside their constraints.
+
+    Keras does so after optimizer steps only, not when weights are set.
+
+    Args:
+      variables: Keras variables, those of a layer or a model for example.
+    """
+    for variable in variables:
+        if variable.constraint is not None:
+            variable.assign(variable.constraint(variable))

@@ -35,25 +35,24 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
     δ(A + Δ) <= δ_T(A + Δ) <= δ̄ (arXiv 2501.10740 for the problem,
     docs/theory.md for the certificate), whatever finite numbers A holds. A
     matrix that is certified already is returned as it is; so is one with NaN
-    or infinity, which no bound holds for. By itself the constraint has no state
-    and computes T anew each time; a layer that owns three non-trainable weights
-    for it calls `attach`, after which T is carried from step to step at almost
-    no cost and saved with the model.
+    or infinity, for which no bound holds. By itself the constraint has no state
+    and computes T anew each time. A layer that owns three non-trainable weights
+    for it calls `attach`: T is then carried from step to step at almost no
+    cost, and saved with the model.
 
     Args:
       delta_bar: δ̄, any finite number; the flow on [0, T] then has Lipschitz
         constant at most exp(δ̄T).
       alpha: smallest slope of the activation, in (0, 1].
-      step: 0 for the flow; the step size h of explicit Euler to bound δ_h in
-        the place of δ (see `euler_log_norm`), after which exp(δ̄T) bounds the
+      step: 0 for the flow; the step size h of explicit Euler to bound δ_h
+        instead of δ (see `euler_log_norm`), after which exp(δ̄T) bounds the
         discretized block as well, because (1 + 2hδ̄)^(N/2) <= exp(δ̄T).
 
     Raises:
       TypeError: if an argument is not a real number.
-      ValueError: if `delta_bar` is not finite, `alpha` not in (0, 1], `step`
-        negative, or no matrix satisfies the bound because h is too large, or
-        none in floating point: `alpha` below 1e-6 with `delta_bar` <= 0, or
-        numbers at the ends of the range of float64.
+      ValueError: if one is out of range, or no matrix satisfies the bound: h is
+        too large, or, in floating point, `alpha` below 1e-6 with `delta_bar`
+        <= 0, or numbers are at the ends of the range of float64.
 
     >>> constraint = LogNormConstraint(delta_bar=0.0, alpha=0.5)
     >>> bool(constraint(tf.eye(2))[0, 0] <= 0.0)
@@ -95,12 +94,7 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
         self._total_perturbation = total_perturbation
 
     def __call__(self, w):
-        """Returns A + Δ, of the shape (d, d) and dtype of `w`.
-
-        Raises:
-          ValueError: if `w` is not square, not float32 or float64, or its
-            dtype has no room for the bound.
-        """
+        """Returns A + Δ, of the shape (d, d) and dtype of `w`."""
         matrix = tf.convert_to_tensor(w)
         square = matrix.shape.rank == 2 and matrix.shape[0] == matrix.shape[1]
         check_kernel("LogNormConstraint", "square", square, matrix)
@@ -152,10 +146,6 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
 
         The certificate of the last result proves the bound of the average as
         well; the state stays as it is.
-
-        Args:
-          average: variable, of the shape and dtype of the kernel.
-          average_of: not used; see `ProductLogNormConstraint`.
         """
         del average_of
         matrix = tf.convert_to_tensor(average)

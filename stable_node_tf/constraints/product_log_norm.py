@@ -16,11 +16,11 @@ from stable_node_tf.stability.shared_traces import call_traced
 class ProductLogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
     """Keeps max μ2(D_k A_k ⋯ D_1 A_1), alpha <= entries of D_i <= 1, small.
 
-    A constraint of the last kernel A_k: Keras applies it after the optimizer
-    has moved all of them. Called, it multiplies A_1, ..., A_k by one factor,
-    the largest one that its certificate allows (see `scale_into_bound`); A_1 to
-    A_(k-1) are assigned, A_k is returned. That ends inside the bound, always,
-    but is not the nearest point inside.
+    It constrains the last kernel A_k: Keras applies it after the optimizer has
+    moved all of them. Called, it multiplies A_1, ..., A_k by one factor, the
+    largest that its certificate allows (see `scale_into_bound`); A_1 to A_(k-1)
+    are assigned, A_k is returned. The result is always inside the bound, but is
+    not the nearest point inside.
 
     The layer that owns the kernels hands them over with `attach`, together
     with the certificate, which is carried from step to step.
@@ -28,10 +28,6 @@ class ProductLogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
     Args:
       bound: what max μ2(D_k A_k ⋯ D_1 A_1) must not exceed, positive.
       alpha: smallest slope of the activation, in (0, 1].
-
-    Raises:
-      TypeError: if an argument is not a real number.
-      ValueError: if `bound` is not positive, or `alpha` not in (0, 1].
     """
 
     def __init__(self, bound: float, alpha: float) -> None:
@@ -77,11 +73,9 @@ class ProductLogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
     def constrain_average(self, average, average_of) -> None:
         """Scales averages of the kernels a little farther than into the bound.
 
-        The state stays as it is.
-
         Args:
           average: variable, the average of A_k.
-          average_of: a function from a variable to that of its average.
+          average_of: maps a variable to the one that holds its average.
         """
         averages = [*map(average_of, self._others), average]
         kernels = [tf.convert_to_tensor(A) for A in averages]

@@ -5,9 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from stable_node_tf.checks import (
-    check_positive,
-)
+from stable_node_tf.checks import check_positive
 from stable_node_tf.constraints.kernels import AVERAGE_MARGIN, check_kernel
 from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.stability.clipping.singular_values import (
@@ -20,20 +18,17 @@ from stable_node_tf.stability.clipping.singular_values import (
 class SpectralNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
     """Keeps the spectral norm of a kernel below a budget.
 
-    Clips singular values, that is, returns the nearest kernel in the Frobenius
-    norm with spectral norm at most `max_norm`. A bound on A alone lets training
-    move the gain into the layers around it; budgets on those close that door.
+    It clips singular values, that is, it returns the nearest kernel in the
+    Frobenius norm with spectral norm at most `max_norm`. A bound on A alone
+    lets training move the gain into the layers around it; budgets close that
+    door.
 
-    It is a constraint of matrices, the kernels of `Dense` and `Embedding` for
-    example, and vectors. The norm of a convolution is not that of its kernel,
-    reshaped in whatever way: kernels with more dimensions are refused.
+    Kernels are matrices, those of `Dense` and `Embedding` for example, or
+    vectors. The norm of a convolution is not that of its kernel, however
+    reshaped: kernels with more dimensions are refused.
 
     Args:
       max_norm: positive and finite.
-
-    Raises:
-      TypeError: if `max_norm` is not a real number.
-      ValueError: if it is not finite and positive.
 
     >>> kernel = SpectralNormConstraint(1.0)(tf.constant([[3.0, 0.0]]))
     >>> bool(0.999 < kernel[0, 0] <= 1.0)
@@ -44,14 +39,7 @@ class SpectralNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
         self.max_norm = check_positive(max_norm, "max_norm")
 
     def __call__(self, w):
-        """Returns the clipped kernel, of the shape and dtype of `w`.
-
-        One that holds NaN or infinity is returned as it is.
-
-        Raises:
-          ValueError: if `w` has no dimension or more than two, is not float32
-            or float64, or `max_norm` is too small for its dtype.
-        """
+        """Returns the clipped kernel, or `w` itself with NaN or infinity."""
         kernel = tf.convert_to_tensor(w)
         if (kernel.shape.rank or 0) > 2:
             raise ValueError(
@@ -78,12 +66,7 @@ class SpectralNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
         return tf.reshape(clipped, kernel.shape)
 
     def constrain_average(self, average, average_of) -> None:
-        """Moves an average of kernels inside, by a little more than rounding.
-
-        Args:
-          average: variable, of the shape and dtype of the kernel.
-          average_of: not used; see `ProductLogNormConstraint`.
-        """
+        """Moves an average of kernels inside, by more than rounding."""
         del average_of
         kernel = self(average)
         average.assign(kernel * (1.0 - AVERAGE_MARGIN))

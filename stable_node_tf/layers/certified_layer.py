@@ -5,10 +5,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from stable_node_tf.model_graph.graph import title
 from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.replaced_methods import replaced_methods
 
-# What the answer of a layer is made of.
+# What a layer computes with.
 _COMPUTING = ("__call__", "call", "_solve", "_field", "_constants")
 
 
@@ -19,23 +20,22 @@ class CertifiedLayer(
 ):
     """A layer of real states, with settings that stay, and proven bounds.
 
-    Settings, which are the constructor arguments, are read-only, in the layer
-    and in the activation, the solver and the constraint that it holds. What
-    the layer computes, what its constraint keeps, what it reports and what is
-    saved all go by them, and functions that are traced already do not notice
-    changes. So for another setting make another layer,
+    The constructor arguments are read-only, in the layer and in the activation,
+    the solver and the constraint that it holds: what the layer computes, keeps,
+    reports and saves depends on them, and functions that are already traced do
+    not notice changes. For another setting make another layer,
 
         config = layer.get_config()
         config["terminal_time"] = 2.0
         other = type(layer).from_config(config)
 
     and give it the weights with `set_weights` once it is built.
-    `stable_node_tf.stabilize` does so for `delta_bar` and `discrete`, where the
-    weights have to satisfy another bound, in all layers of a model.
+    `stable_node_tf.stabilize` does so for `delta_bar` and `discrete` in all
+    layers of a model, where weights must satisfy another bound.
     """
 
     def _title(self) -> str:
-        return f"layer {self.name!r} of type {type(self).__name__}"
+        return title(self)
 
     def _instead(self) -> str:
         return (
@@ -47,14 +47,10 @@ class CertifiedLayer(
         )
 
     def _check_computes(self, *parts: Any) -> None:
-        """Refuses to prove bounds of what is computed in another way.
+        """Raises unless the layer and its parts compute what is proven.
 
-        Args:
-          *parts: the activation and the solver, for instance.
-
-        Raises:
-          ValueError: naming the methods that were replaced in this instance or
-            its parts, or that a subclass overrides beside the bound.
+        Methods may have been replaced in an instance, or be overridden by a
+        subclass that does not override the bound.
         """
         for part in (self, *parts):
             names = replaced_methods(part)
@@ -77,9 +73,12 @@ class CertifiedLayer(
                 raise ValueError(
                     f"The bounds of {known.__name__} are proven for its own "
                     f"`{name}`; a class with another one must override "
-                    "`lipschitz_bound` as well. Received: layer "
-                    f"{self.name!r} of type {type(self).__name__}"
+                    f"`lipschitz_bound` as well. Received: {title(self)}"
                 )
+
+    def compute_output_shape(self, input_shape):
+        """Returns the shape of the input."""
+        return input_shape
 
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
         """Returns the symbolic output; refuses complex inputs as `call`."""
@@ -87,50 +86,30 @@ class CertifiedLayer(
         return super().compute_output_spec(inputs)
 
     def set_weights(self, weights: Any) -> None:
-        """Sets the values of all weights, in the order of `get_weights`.
-
-        Raises:
-          ValueError: if they are the weights of another kind of layer, of one
-            without a `delta_bar` for instance, which has no certificate.
-        """
+        """As for every layer; names the way if only one has a `delta_bar`."""
         self._check_count(len(weights), len(self.weights))
         super().set_weights(weights)
 
     def load_own_variables(self, store: Any) -> None:
-        """Loads what `save_own_variables` has put into `store`.
-
-        Raises:
-          ValueError: as `set_weights`.
-        """
-        own = len(self._trainable_variables) + len(
-            self._non_trainable_variables
-        )
+        """As for every layer; see `set_weights`."""
+        own = self._trainable_variables + self._non_trainable_variables
         if self.built:
-            self._check_count(len(store.keys()), own)
+            self._check_count(len(store.keys()), len(own))
         super().load_own_variables(store)
 
     def _check_count(self, received: int, expected: int) -> None:
         if received != expected:
             raise ValueError(
-                f"Layer {self.name!r} of type {type(self).__name__} with "
-                f"delta_bar={self.delta_bar} has {expected} weights. Received: "
-                f"{received} weights. Layers with a `delta_bar` have a "
-                "certificate among them and layers without have none: "
-                "`stable_node_tf.stabilize(model, delta_bar)` makes a "
-                "constrained model of a free one, and a free one of a "
-                "constrained one with delta_bar=None"
+                f"The {title(self)} with delta_bar={self.delta_bar} has "
+                f"{expected} weights. Received: {received} weights. Only "
+                "layers with a `delta_bar` have a certificate among them: "
+                "`stable_node_tf.stabilize(model, delta_bar)` turns a free "
+                "model into a constrained one, and back with delta_bar=None"
             )
 
 
 def check_real(inputs: Any, size: int | None = None) -> tf.Tensor:
-    """Returns states as a tensor.
-
-    Args:
-      inputs: real, of shape (batch, d).
-      size: d, if it is to be checked.
-
-    Raises:
-      ValueError: if they are complex for instance, or of another shape.
+    """Returns states as a tensor, real and of shape (batch, size).
 
     >>> check_real([[1.0 + 2.0j]])
     Traceback (most recent call last):

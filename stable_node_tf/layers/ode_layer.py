@@ -1,16 +1,25 @@
 """What all neural ODE layers with one vector field have in common."""
 
+import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow_probability.python.math import ode
 
 from stable_node_tf import activations, solvers
-from stable_node_tf.checks import check_number, check_positive
+from stable_node_tf.certification.forward_rounding import Computed, after_euler
+from stable_node_tf.checks import check_matrix, check_number, check_positive
 from stable_node_tf.layers.certified_layer import CertifiedLayer, check_real
+
+_KERAS_ARGUMENTS = {
+    *inspect.signature(keras.layers.Layer.__init__).parameters,
+    "input_dim",
+    "input_shape",
+}
 
 
 class StabilityReport(NamedTuple):
@@ -43,9 +52,10 @@ class ODELayer(
 ):
     """Maps u(0) to u(T) where u' = f(u), for an f made of kernels and σ.
 
-    A subclass creates the weights in `build`; it has `delta_bounds`,
-    `lipschitz_bound`, the field f as `_field`, and `_constants`, the weights by
-    the names that the field gives them. The arguments are described there.
+    A subclass creates the weights in `build` and says what they are in
+    `_kernels` and `_biases`; it has `delta_bounds`, `lipschitz_bound`, the
+    field f as `_field`, and `_constants`, the weights by the names that the
+    field gives them. Its own docstring describes the arguments.
     """
 
     def __init__(
@@ -60,8 +70,8 @@ class ODELayer(
     ) -> None:
         activation = activations.get(activation)
         solver = solvers.get(solver)
-        _refuse_arguments_of("solver", solver, _SOLVER_ARGUMENTS, kwargs)
-        _refuse_arguments_of("activation", activation, ("alpha",), kwargs)
+        for argument in kwargs.keys() - _KERAS_ARGUMENTS:
+            _refuse_argument(argument, kwargs, type(self), activation, solver)
         super().__init__(**kwargs)
         self.activation = activation
         self.delta_bar = (
@@ -117,16 +127,10 @@ class ODELayer(
 
         Args:
           inputs: u(0), real, of shape (batch, d).
-          times: numbers that are not negative, at least one.
+          times: numbers >= 0, at least one.
 
         Returns:
           Tensor of shape (len(times), batch, d).
-
-        Raises:
-          TypeError: if a time is not a number.
-          ValueError: if a time is negative or not finite or there is none, if
-            `inputs` are not real or not (batch, d), or the layer has no weights
-            yet.
         """
         times = check_times(times)
         inputs = tf.cast(self._state_from(inputs), self.compute_dtype)
@@ -144,48 +148,14 @@ class ODELayer(
         )
         return tf.cast(state, self.compute_dtype)
 
-    def solver_statistics(self, inputs) -> solvers.StepStatistics:
-        """Says what the step control did for each row of a batch.
-
-        Args:
-          inputs: u(0), finite, of shape (batch, d).
-
-        Returns:
-          `solvers.StepStatistics`, whose tensors have the shape (batch,).
-
-        Raises:
-          ValueError: if the solver is not `PerSampleDormandPrince`, if
-            `inputs` are not real or not (batch, d), or the layer has no weights
-            yet.
-          tf.errors.InvalidArgumentError: if `inputs` are not finite.
-        """
-        if not isinstance(self.solver, solvers.PerSampleDormandPrince):
-            raise ValueError(
-                "`solver` must be PerSampleDormandPrince to have statistics of "
-                f"each row. Received: solver={self.solver!r}"
-            )
-        inputs = tf.cast(self._state_from(inputs), self.variable_dtype)
-        return self.solver.solve(
-            self._field,
-            0.0,
-            tf.debugging.assert_all_finite(inputs, "`inputs` must be finite"),
-            [self.terminal_time],
-            constants=self._constants(),
-        ).diagnostics
-
-    def compute_output_shape(self, input_shape):
-        """Returns the shape of the input."""
-        return input_shape
-
     def stability(self, **kwargs) -> StabilityReport:
         """Bounds δ from below and above and says what follows from it.
 
-        The Lipschitz bound is one of the discretized block where
-        `lipschitz_bound` has one, and one of the exact flow elsewhere; it says
-        which. float32 rounding of the forward pass is in neither.
+        The Lipschitz bound is that of `lipschitz_bound`, in real arithmetic:
+        it says whether it holds for the layer as it runs or for the exact flow.
 
         Args:
-          **kwargs: of `delta_bounds`.
+          **kwargs: passed to `delta_bounds`.
 
         Raises:
           ValueError: if the layer has no weights yet, or one is not finite.
@@ -199,6 +169,64 @@ class ODELayer(
             bound.value,
             f"{bound.holds_for}, 2-norm, real arithmetic",
         )
+
+    def assert_constraints(self) -> None:
+        """Raises a ValueError unless δ <= δ̄ is proven for the weights as now.
+
+        Keras applies constraints after optimizer steps only; weights that were
+        set or loaded by hand may violate them. Does nothing without δ̄.
+        """
+        if self.delta_bar is None or self._is_certified(self.delta_bar):
+            return
+        damping = getattr(self, "damping", 0.0)
+        lower, upper = self._constrained_bounds(self._kernel_values())
+        if upper > self.delta_bar + damping:
+            raise ValueError(
+                f"The kernels of layer {self.name!r} must satisfy "
+                f"δ <= delta_bar={self.delta_bar}. Received: kernels with δ in "
+                f"[{lower - damping}, {upper - damping}]. Constraints act in "
+                "optimizer steps only; after setting weights by hand, call "
+                "`constraints.apply_constraints(layer.weights)`."
+            )
+
+    def _is_certified(self, delta_bar: float) -> bool:
+        bound = delta_bar + getattr(self, "damping", 0.0)
+        return self._constrained_upper(self._kernel_values()) <= bound
+
+    def _assign_nearest(self, source: "ODELayer") -> None:
+        """Takes the weights of another layer, kernels moved if they must be."""
+        for mine, other in (
+            *zip(self._kernels, source._kernels, strict=True),
+            *zip(self._biases, source._biases, strict=True),
+        ):
+            mine.assign(other)
+        if self.delta_bar is None:
+            return
+        if source.delta_bar is not None:
+            self._set_certificate(source.certificate)
+            if self._is_certified(self.delta_bar):
+                return
+        kernels, certificate = self._nearest(source)
+        for mine, kernel in zip(self._kernels, kernels, strict=True):
+            mine.assign(kernel)
+        self._set_certificate(certificate)
+
+    def _set_certificate(self, certificate):
+        self.certificate.assign(certificate)
+        if hasattr(self, "certificate_proposal"):
+            self.certificate_proposal.assign(certificate)
+
+    def _kernel_values(self) -> list[np.ndarray]:
+        """The kernels, float64; refuses NaN and infinity by name."""
+        self._check_built()
+        return [
+            check_matrix(
+                keras.ops.convert_to_numpy(kernel).astype(np.float64),
+                f"{kernel.name} of layer {self.name!r}",
+                square=False,
+            )
+            for kernel in self._kernels
+        ]
 
     def _check_built(self):
         if not self.built:
@@ -225,37 +253,84 @@ class ODELayer(
         }
 
 
-# Of the solvers that have names.
-_SOLVER_ARGUMENTS = (
-    "num_steps",
-    "checkpointed",
-    "rtol",
-    "atol",
-    "max_num_steps",
-)
+def drawn_together(draw: Callable[[], Sequence[Any]], count: int) -> list[Any]:
+    """Initializers of several weights that `draw` returns all at once.
+
+    Keras may ask for initial values only once all variables exist.
+    """
+    drawn = functools.cache(draw)
+    return [lambda *_, i=i, **__: drawn()[i] for i in range(count)]
 
 
-def _refuse_arguments_of(name, part, arguments, given):
-    """Says where an argument belongs that is one of the solver, say."""
-    for argument in arguments:
-        if argument in given:
-            cls, value = type(part).__name__, given[argument]
-            if argument in inspect.signature(type(part).__init__).parameters:
-                advice = f"give {name}={cls}({argument}={value!r})"
-            else:
-                advice = f"and {cls} has none"
+def _solved_lipschitz(layer: ODELayer) -> float:
+    bound = layer.lipschitz_bound()
+    if bound.step is None:
+        raise ValueError(
+            "No Lipschitz constant is known for what the solver of layer "
+            f"{layer.name!r} computes. Expected: explicit Euler or Runge-Kutta "
+            f"on a fixed grid. Received: a bound for {bound.holds_for}"
+        )
+    return bound.value
+
+
+def _after_solve(
+    layer: Any, state: Computed, unit: float, shape: tuple[int, ...]
+) -> Computed | None:
+    """The state after a solve by explicit Euler; None for other solvers."""
+    del shape
+    if type(layer.solver) is not solvers.Euler or (
+        type(layer.activation)
+        not in (activations.LeakyTanh, activations.SmoothLeakyReLU)
+    ):
+        return None
+    kernels = layer._kernel_values()
+    biases = [
+        keras.ops.convert_to_numpy(bias).astype(np.float64)
+        for bias in layer._biases
+    ]
+    damping = getattr(layer, "damping", 0.0)
+    steps = layer.solver.num_steps
+    size = layer.terminal_time / steps
+    # |u_k| for the solution from the origin.
+    origin = np.zeros((1, len(biases[-1])))
+    norms = [0.0]
+    for _ in range(steps):
+        value = origin
+        for kernel, bias in zip(kernels, biases, strict=True):
+            value = layer.activation(tf.constant(value @ kernel.T + bias))
+            value = value.numpy()
+        origin = origin + size * (value - damping * origin)
+        norms.append(float(np.linalg.norm(origin)))
+    step = layer.lipschitz_bound().step
+    return after_euler(state, kernels, biases, damping, size, step, norms, unit)
+
+
+# The rule of certification of layers that solve one equation.
+BY_SOLVER: dict[str, Any] = {
+    "lipschitz": _solved_lipschitz,
+    "rounding": _after_solve,
+}
+
+
+def _refuse_argument(argument, given, layer_type, activation, solver):
+    """Says where an argument belongs that the layer does not have."""
+    received = f"{argument}={given[argument]!r}"
+    for name, part in (("solver", solver), ("activation", activation)):
+        cls = type(part)
+        if argument in inspect.signature(cls.__init__).parameters:
             raise TypeError(
                 f"`{argument}` is an argument of the {name}, not of the layer: "
-                f"{advice}. Received: {argument}={value!r}"
+                f"give {name}={cls.__name__}({received}). Received: {received}"
             )
+    raise TypeError(
+        f"`{argument}` is not an argument of {layer_type.__name__}, nor of its "
+        f"solver {type(solver).__name__} or its activation "
+        f"{type(activation).__name__}. Received: {received}"
+    )
 
 
 def check_times(times: Iterable[float]) -> list[float]:
-    """Returns the times of a trajectory as Python floats.
-
-    Raises:
-      TypeError: if they are not a sequence of numbers.
-      ValueError: if there is none, or one is negative or not finite.
+    """Returns the times of a trajectory as Python floats >= 0, at least one.
 
     >>> check_times(range(3))
     [0.0, 1.0, 2.0]

@@ -7,6 +7,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from stable_node_tf.certification.rules import (
+    after_layer,
+    layer_lipschitz,
+    register_rule,
+)
 from stable_node_tf.checks import check_count
 from stable_node_tf.deserialization import rebuilt
 from stable_node_tf.layers.certified_layer import CertifiedLayer
@@ -16,10 +21,6 @@ from stable_node_tf.layers.ode_layer import (
     check_times,
 )
 from stable_node_tf.layers.solver_bounds import LipschitzBound, counted
-from stable_node_tf.solvers.step_statistics import (
-    StepStatistics,
-    total_statistics,
-)
 from stable_node_tf.stability.lipschitz import network_lipschitz
 
 
@@ -34,9 +35,8 @@ class PiecewiseODELayer(CertifiedLayer, settings=("pieces", "terminal_time")):
     time-dependent case of Guglielmi, De Marinis, Savostianov, Tudisco, arXiv
     2402.13092). A `delta_bar` of the layer bounds every piece, and so the mean.
 
-    The pieces are layers themselves, in the attribute `pieces`: constraints,
-    gradients and `StabilityMonitor` treat them as any others. Their names are
-    that of this layer with `_piece_0`, `_piece_1` and so on behind it.
+    The attribute `pieces` holds the pieces, layers like any others, named after
+    this layer with `_piece_0`, `_piece_1` and so on appended.
 
     Args:
       layer: a layer of one equation on the whole of [0, T], not built; the
@@ -44,14 +44,10 @@ class PiecewiseODELayer(CertifiedLayer, settings=("pieces", "terminal_time")):
         a fixed grid takes all of its steps in every one. An initializer with a
         seed draws the same weights for all of them.
       num_pieces: n, at least 1.
-      **kwargs: of `keras.layers.Layer`; the dtype is that of `layer` if none
-        is given.
+      **kwargs: those of `keras.layers.Layer`; the dtype is that of `layer` if
+        none is given.
 
-    Raises:
-      TypeError: if `layer` is none of this package, or `num_pieces` no integer.
-      ValueError: if `num_pieces` is below 1, or `layer` has weights already.
-
-    Settings are read-only afterwards, and so are those of the pieces.
+    All are read-only afterwards, and so are the settings of the pieces.
 
     >>> from stable_node_tf import StableODELayer
     >>> varying = PiecewiseODELayer(StableODELayer(delta_bar=0.0), num_pieces=3)
@@ -108,10 +104,6 @@ class PiecewiseODELayer(CertifiedLayer, settings=("pieces", "terminal_time")):
             inputs = piece(inputs)
         return inputs
 
-    def compute_output_shape(self, input_shape):
-        """Returns the shape of the input."""
-        return input_shape
-
     def trajectory(self, inputs, times) -> tf.Tensor:
         """Returns u at several times.
 
@@ -121,12 +113,6 @@ class PiecewiseODELayer(CertifiedLayer, settings=("pieces", "terminal_time")):
 
         Returns:
           Tensor of shape (len(times), batch, d).
-
-        Raises:
-          TypeError: if a time is not a number.
-          ValueError: if the times are not increasing, leave [0, T] or there is
-            none, if `inputs` are not real or not (batch, d), or the layer has
-            no weights yet.
         """
         times = check_times(times)
         if sorted(times) != times or times[-1] > self.terminal_time:
@@ -144,35 +130,11 @@ class PiecewiseODELayer(CertifiedLayer, settings=("pieces", "terminal_time")):
             states.append(self.pieces[index].trajectory(start, [rest]))
         return tf.concat(states, axis=0)
 
-    def solver_statistics(self, inputs) -> StepStatistics:
-        """Says what the step control did for each row, over all pieces.
-
-        Args:
-          inputs: u(0), finite, of shape (batch, d).
-
-        Returns:
-          `solvers.StepStatistics`: sums over the pieces, `last_step` that of
-          the last one.
-
-        Raises:
-          ValueError: if the solver is not `PerSampleDormandPrince`, or the
-            layer has no weights yet.
-          tf.errors.InvalidArgumentError: if `inputs` are not finite.
-        """
-        parts = []
-        for piece in self.pieces:
-            parts.append(piece.solver_statistics(inputs))
-            inputs = piece(inputs)
-        return total_statistics(parts)
-
     def stability(self, **kwargs) -> StabilityReport:
         """Bounds the mean of the δ(A_i) and says what follows from it.
 
         Args:
-          **kwargs: of the `stability` of a piece.
-
-        Raises:
-          ValueError: if the layer has no weights yet, or an A_i is not finite.
+          **kwargs: passed to the `stability` of every piece.
         """
         self._check_computes()
         reports = [piece.stability(**kwargs) for piece in self.pieces]
@@ -189,7 +151,7 @@ class PiecewiseODELayer(CertifiedLayer, settings=("pieces", "terminal_time")):
         """Bounds the mean of the δ(A_i) from below and above.
 
         Args:
-          **kwargs: of the `delta_bounds` of a piece.
+          **kwargs: passed to the `delta_bounds` of every piece.
         """
         return _means([piece.delta_bounds(**kwargs) for piece in self.pieces])
 
@@ -208,11 +170,7 @@ class PiecewiseODELayer(CertifiedLayer, settings=("pieces", "terminal_time")):
         return f"{counted(self.num_pieces, 'piece')}, each: {holds_for}"
 
     def assert_constraints(self) -> None:
-        """Raises unless every piece is proven to satisfy its constraint.
-
-        Raises:
-          ValueError: naming the piece, see `StableODELayer`.
-        """
+        """Raises a ValueError that names the first piece outside its bound."""
         for piece in self.pieces:
             piece.assert_constraints()
 
@@ -241,3 +199,18 @@ def _means(brackets: list[tuple[float, float]]) -> tuple[float, float]:
         float(lowers.mean() - room * np.abs(lowers).max()),
         float(uppers.mean() + room * np.abs(uppers).max()),
     )
+
+
+def _lipschitz(layer: PiecewiseODELayer) -> float:
+    return network_lipschitz(*map(layer_lipschitz, layer.pieces))
+
+
+def _after(
+    layer: PiecewiseODELayer, state: Any, unit: float, shape: tuple[int, ...]
+) -> Any:
+    for piece in layer.pieces:
+        state = after_layer(piece, state, unit, shape)
+    return state
+
+
+register_rule(PiecewiseODELayer, lipschitz=_lipschitz, rounding=_after)

@@ -1,36 +1,28 @@
 """The sharpest proven Lipschitz constant of what a solver computes."""
 
+import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from stable_node_tf import solvers
-from stable_node_tf.solvers.euler import EULER
 from stable_node_tf.solvers.runge_kutta import computes_tableau
-from stable_node_tf.solvers.ssp_runge_kutta_3 import SSP_RUNGE_KUTTA_3
-from stable_node_tf.stability.lipschitz import (
-    euler_lipschitz,
-    euler_step_lipschitz,
-    flow_lipschitz,
-    implicit_midpoint_step_lipschitz,
-    repeated_lipschitz,
-    runge_kutta_step_lipschitz,
-    spectral_norm_bound,
-    ssprk3_step_lipschitz,
-)
+from stable_node_tf.stability import lipschitz
 from stable_node_tf.stability.log_norm import euler_log_norm
 
 
 class LipschitzBound(NamedTuple):
-    """A proven Lipschitz constant in the 2-norm, and what of.
+    """A proven Lipschitz constant in the 2-norm, in real arithmetic.
 
     Attributes:
       value: the constant.
-      holds_for: "Euler with 20 steps", say, or "exact flow"; always of real
-        arithmetic.
-      step: that of a single step, or None if the bound is not one of what the
-        solver computes.
+      holds_for: what it is a constant of: "Euler with 20 steps", say, or "exact
+        flow (not its discretization)".
+      step: that of a single step, or None if the bound does not hold for what
+        the solver computes.
     """
 
     value: float
@@ -49,9 +41,9 @@ def solver_lipschitz(
     """Bounds how far a solver of u' = σ(Au + b) on [0, T] stretches distances.
 
     The implicit midpoint rule and the explicit Runge-Kutta schemes on a fixed
-    grid with weights that are not negative have bounds of their own (see
-    `stability.lipschitz`); the other solvers, subclasses that override a method
-    included, get the bound exp(δT) of the exact flow, and it says so.
+    grid whose weights are not negative have bounds of their own, see
+    `stability.lipschitz`. For other solvers, and for subclasses that override
+    a method, the bound is exp(δT), that of the exact flow, and says so.
 
     Args:
       solver: a `tfp.math.ode.Solver`.
@@ -59,20 +51,20 @@ def solver_lipschitz(
       alpha: smallest slope of σ, in (0, 1].
       terminal_time: T > 0.
       delta: an upper bound of the worst-case logarithmic norm of A.
-      step_log_norm: an upper bound of δ_h(A), h = T/N, if one is known; it
-        takes a second or so at d = 256 to find the best one.
+      step_log_norm: an upper bound of δ_h(A), h = T/N, which is searched for if
+        none is given: that takes a second or so at d = 256.
 
     >>> from stable_node_tf import Euler
     >>> solver_lipschitz(Euler(1), [[-1.0]], 0.5, 1.0, -0.5).holds_for
     'Euler with 1 step'
     """
-    norm = spectral_norm_bound(matrix)
+    norm = lipschitz.spectral_norm_bound(matrix)
     if not _is_explicit(solver):
         return field_lipschitz(solver, terminal_time, delta, norm)
     size = terminal_time / solver.num_steps
     if step_log_norm is None:
-        step_log_norm, _ = euler_log_norm(matrix, alpha, size)
-    euler = euler_step_lipschitz(step_log_norm, size)
+        step_log_norm = _euler_log_norm([matrix], alpha, size)
+    euler = lipschitz.euler_step_lipschitz(step_log_norm, size)
     return field_lipschitz(solver, terminal_time, delta, norm, euler)
 
 
@@ -86,8 +78,7 @@ def field_lipschitz(
     """As `solver_lipschitz`, for any field with bounds of its derivative.
 
     Two solutions of u' = f(u) differ by v with v' = Jv, and so do stages of a
-    solver; all that is used of J are two bounds, and that averages of such J
-    obey them as well.
+    solver; of J only two bounds are used, which averages of such J obey too.
 
     Args:
       solver: a `tfp.math.ode.Solver`.
@@ -103,34 +94,62 @@ def field_lipschitz(
     """
     midpoint = type(solver) is solvers.ImplicitMidpoint
     if not midpoint and not _is_explicit(solver):
-        flow = flow_lipschitz(delta, terminal_time)
+        flow = lipschitz.flow_lipschitz(delta, terminal_time)
         return LipschitzBound(flow, "exact flow (not its discretization)", None)
     steps = solver.num_steps
     size = terminal_time / steps
     name = f"{type(solver).__name__} with {counted(steps, 'step')}"
     if midpoint:
-        step = implicit_midpoint_step_lipschitz(delta, norm, size)
+        step = lipschitz.implicit_midpoint_step_lipschitz(delta, norm, size)
         name += ", their equations solved exactly"
-        return LipschitzBound(repeated_lipschitz(step, steps), name, step)
-    euler = min(euler_step, euler_lipschitz(delta, norm, size, 1))
-    tableau = solver.tableau
-    if tableau == EULER:
-        step = euler
-    elif tableau == SSP_RUNGE_KUTTA_3:
-        step = ssprk3_step_lipschitz(euler)
-    else:
-        step = runge_kutta_step_lipschitz(
-            euler, norm, size, tableau.coefficients, tableau.weights
+        return LipschitzBound(
+            lipschitz.repeated_lipschitz(step, steps), name, step
         )
-    return LipschitzBound(repeated_lipschitz(step, steps), name, step)
+    step = min(euler_step, lipschitz.euler_lipschitz(delta, norm, size, 1))
+    tableau = solver.tableau
+    if tableau == solvers.SSPRungeKutta3.tableau:
+        step = lipschitz.ssprk3_step_lipschitz(step)
+    elif tableau != solvers.Euler.tableau:
+        step = lipschitz.runge_kutta_step_lipschitz(
+            step, norm, size, tableau.coefficients, tableau.weights
+        )
+    return LipschitzBound(lipschitz.repeated_lipschitz(step, steps), name, step)
+
+
+def remembered(function: Callable[..., float]) -> Callable[..., float]:
+    """A function of matrices and numbers that keeps its last few results.
+
+    Reports, certificates and exports ask for the same bounds, which take a
+    second or more to find.
+
+    >>> remembered(lambda matrices, x: x * matrices[0].sum())([np.eye(2)], 3)
+    np.float64(6.0)
+    """
+
+    @functools.lru_cache(maxsize=4)
+    def of_bytes(contents: tuple[tuple[bytes, int], ...], *numbers: float):
+        return function(
+            [np.frombuffer(c).reshape(-1, width) for c, width in contents],
+            *numbers,
+        )
+
+    def of_matrices(matrices: Sequence[ArrayLike], *numbers: float) -> float:
+        arrays = [np.asarray(matrix, np.float64) for matrix in matrices]
+        contents = tuple((A.tobytes(), A.shape[1]) for A in arrays)
+        return of_bytes(contents, *numbers)
+
+    return of_matrices
+
+
+@remembered
+def _euler_log_norm(
+    matrices: Sequence[np.ndarray], alpha: float, step: float
+) -> float:
+    return euler_log_norm(matrices[0], alpha, step)[0]
 
 
 def counted(count: int, noun: str) -> str:
-    """Puts a number before a noun.
-
-    >>> counted(1, "step"), counted(20, "step")
-    ('1 step', '20 steps')
-    """
+    """Puts a number before a noun: 1 step, 20 steps."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 

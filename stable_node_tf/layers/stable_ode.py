@@ -8,10 +8,18 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf import solvers
-from stable_node_tf.checks import check_matrix
+from stable_node_tf.certification.rules import register_rule
 from stable_node_tf.constraints.log_norm import LogNormConstraint
-from stable_node_tf.layers.ode_layer import ODELayer
-from stable_node_tf.layers.solver_bounds import LipschitzBound, solver_lipschitz
+from stable_node_tf.layers.ode_layer import (
+    BY_SOLVER,
+    ODELayer,
+    drawn_together,
+)
+from stable_node_tf.layers.solver_bounds import (
+    LipschitzBound,
+    remembered,
+    solver_lipschitz,
+)
 from stable_node_tf.stability.clipping.log_norm import clip_log_norm
 from stable_node_tf.stability.log_norm import (
     certified_log_norm,
@@ -47,20 +55,13 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
       terminal_time: T, positive.
       solver: a name of `stable_node_tf.solvers.get` ("euler", "rk4",
         "dormand_prince" ...), a `tfp.math.ode.Solver`, or its config.
-      kernel_initializer: Keras initializer of A, before it is made feasible.
-      bias_initializer: Keras initializer of b.
-      discrete: whether δ̄ bounds δ_h >= δ, h being the step of explicit Euler,
+      kernel_initializer: draws A, which is then moved inside the bound.
+      bias_initializer: draws b.
+      discrete: whether δ̄ bounds δ_h >= δ, with h the step of explicit Euler,
         see `euler_log_norm`. exp(δ̄T) then bounds the block as it runs too.
-      **kwargs: of `keras.layers.Layer`, `name` and `dtype` for example.
+      **kwargs: those of `keras.layers.Layer`, `name` and `dtype` for example.
 
-    All of them are read-only afterwards, as settings of the layer; for others
-    make a new layer from `get_config()`, see `CertifiedLayer`.
-
-    Raises:
-      TypeError: if `delta_bar` or `terminal_time` is not a real number.
-      ValueError: if `delta_bar` is not finite, `terminal_time` not positive,
-        the activation or the solver unknown, the input not (batch, d), or
-        `discrete` set for a solver other than Euler.
+    All are read-only afterwards; `CertifiedLayer` says how to change one.
 
     >>> layer = StableODELayer(delta_bar=0.1, solver="rk4")
     >>> layer(np.ones((2, 3), "float32")).shape
@@ -98,20 +99,28 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
             )
 
     @property
+    def _kernels(self):
+        return (self.kernel,)
+
+    @property
+    def _biases(self):
+        return (self.bias,)
+
+    @property
     def _field(self):
         return solvers.LayerField(self.activation)
 
     def build(self, input_shape) -> None:
         """Creates A, b and, with a `delta_bar`, the certificate weights."""
         size = self._size_of(input_shape)
-        if self.delta_bar is None:
-            constraint, initializer = None, self.kernel_initializer
-        else:
+        constraint, initializer = None, self.kernel_initializer
+        if self.delta_bar is not None:
             constraint = LogNormConstraint(
                 self.delta_bar, self.alpha, self._constrained_step()
             )
-            start = _FeasibleStart(self.kernel_initializer, constraint)
-            initializer = start.kernel
+            initializer, start = drawn_together(
+                lambda: self._start(size, constraint), 2
+            )
         self.kernel = self.add_weight(
             name="kernel",
             shape=(size, size),
@@ -128,7 +137,7 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
         if constraint is not None:
             # Attributes, all: TensorFlow's checkpoints see nothing else.
             self.certificate, self.certificate_proposal = (
-                self._add_state(name, (size,), start.certificate)
+                self._add_state(name, (size,), start)
                 for name in ("certificate", "certificate_proposal")
             )
             self.total_perturbation = self._add_state("total_perturbation")
@@ -138,44 +147,49 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
                 self.total_perturbation,
             )
 
+    def _start(self, size, constraint):
+        """What the initializer draws, moved inside the bound, and its T."""
+        delta_bar = constraint.delta_bar
+        if size >= _LARGE:
+            logging.getLogger(__name__).warning(
+                "Moving the initial kernel inside delta_bar=%g: at %d x %d "
+                "entries this takes a while.",
+                *(delta_bar, size, size),
+            )
+        with tf.init_scope():
+            drawn = keras.ops.convert_to_numpy(
+                self.kernel_initializer((size, size), dtype="float32")
+            )
+            near, found = nearby_stable(drawn, delta_bar, self.alpha)
+            start = _clipped(near, found, self.variable_dtype, constraint)
+            return start.matrix, start.certificate.numpy()
+
     def _constants(self):
         return {
             "kernel": tf.convert_to_tensor(self.kernel),
             "bias": tf.convert_to_tensor(self.bias),
         }
 
-    def _assign_nearest(self, source: "StableODELayer") -> None:
-        """Takes the weights of another layer, A moved to the nearest certified.
+    def _nearest(self, source):
+        """The nearest certified matrix, up to rounding, with its T.
 
-        Kernels stay as they are where they are certified already, or where
-        this layer has no δ̄.
+        For a step of Euler, the nearest matrix of the flow is clipped.
         """
-        self.bias.assign(source.bias)
-        self.kernel.assign(source.kernel)
-        if self.delta_bar is None:
-            return
-        if source.delta_bar is not None:
-            self.certificate.assign(source.certificate)
-            self.certificate_proposal.assign(source.certificate)
-            step = self._constrained_step()
-            kernel = self._kernel_value()
-            if self._certified_upper(kernel, step) <= self.delta_bar:
-                return
-        nearest = _nearest(
-            source._kernel_value(), self.kernel.dtype, self.kernel.constraint
+        constraint = self.kernel.constraint
+        nearest = nearest_stable(
+            source._kernel_value(), constraint.delta_bar, self.alpha
         )
-        self.kernel.assign(nearest.matrix)
-        self.certificate.assign(nearest.certificate)
-        self.certificate_proposal.assign(nearest.certificate)
+        matrix, certificate = nearest.matrix, nearest.certificate
+        if constraint.step > 0.0:
+            _, certificate = euler_log_norm(matrix, self.alpha, constraint.step)
+        near = _clipped(matrix, certificate, self.kernel.dtype, constraint)
+        return [near.matrix], near.certificate
 
     def delta_bounds(self, **kwargs) -> tuple[float, float]:
         """Bounds δ from below and above, for less than `stability` costs.
 
         Args:
-          **kwargs: of `worst_case_log_norm`, `exact=True` for example.
-
-        Raises:
-          ValueError: if the layer has no weights yet, or A is not finite.
+          **kwargs: passed to `worst_case_log_norm`, `exact=True` for example.
         """
         kernel = self._kernel_value()
         lower, upper, *_ = worst_case_log_norm(kernel, self.alpha, **kwargs)
@@ -198,7 +212,7 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
         if delta is None and self.delta_bar is not None:
             delta = self._certified_upper(kernel)
         if delta is None:
-            delta = worst_case_log_norm(kernel, self.alpha, starts=1).upper
+            delta = _log_norm([kernel], self.alpha)
         step_log_norm = None
         if self.delta_bar is not None and step > 0.0:
             known = self._certified_upper(kernel, step)
@@ -213,40 +227,18 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
             step_log_norm,
         )
 
-    def assert_constraints(self) -> None:
-        """Raises unless δ(A) <= δ̄ is proven for A as it is now.
+    def _constrained_upper(self, kernels):
+        return self._certified_upper(kernels[0], self._constrained_step())
 
-        Keras applies constraints after optimizer steps only; weights that were
-        set or loaded by hand may violate them. Does nothing without δ̄.
-
-        Raises:
-          ValueError: with the bounds of δ, if the bound does not hold; if the
-            layer has no weights yet, or A is not finite.
-        """
-        if self.delta_bar is None:
-            return
-        kernel, step = self._kernel_value(), self._constrained_step()
-        if self._certified_upper(kernel, step) <= self.delta_bar:
-            return
+    def _constrained_bounds(self, kernels):
+        step = self._constrained_step()
         if step > 0.0:
-            lower, upper = -np.inf, euler_log_norm(kernel, self.alpha, step)[0]
-        else:
-            lower, upper, *_ = worst_case_log_norm(kernel, self.alpha)
-        if upper > self.delta_bar:
-            raise ValueError(
-                f"The kernel of layer {self.name!r} must satisfy "
-                f"δ <= delta_bar={self.delta_bar}. Received: a kernel with δ "
-                f"in [{lower}, {upper}]. Constraints act in "
-                "optimizer steps only; after setting weights by hand, call "
-                "`layer.kernel.assign(layer.kernel.constraint(layer.kernel))`."
-            )
+            return -np.inf, euler_log_norm(kernels[0], self.alpha, step)[0]
+        return worst_case_log_norm(kernels[0], self.alpha)[:2]
 
     def _kernel_value(self):
-        self._check_built()
-        return check_matrix(
-            keras.ops.convert_to_numpy(self.kernel),
-            f"kernel of layer {self.name!r}",
-        )
+        [kernel] = self._kernel_values()
+        return kernel
 
     def _constrained_step(self):
         """The step size that δ̄ is a bound for; 0 stands for the flow."""
@@ -263,50 +255,9 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
         return {**super().get_config(), "discrete": self.discrete}
 
 
-class _FeasibleStart:
-    """Initializers of A and T: what was drawn, moved just inside the bound.
-
-    Callables, because Keras may defer them until the variables exist.
-    """
-
-    def __init__(self, initializer, constraint):
-        self._initializer = initializer
-        self._constraint = constraint
-
-    def kernel(self, shape, dtype=None):
-        bound = self._constraint
-        if shape[0] >= _LARGE:
-            logging.getLogger(__name__).warning(
-                "Moving the initial kernel inside delta_bar=%g: at "
-                "%d x %d entries this takes a while.",
-                bound.delta_bar,
-                *shape,
-            )
-        with tf.init_scope():
-            drawn = keras.ops.convert_to_numpy(
-                self._initializer(shape, dtype="float32")
-            )
-            near, found = nearby_stable(drawn, bound.delta_bar, bound.alpha)
-            clipped = _clipped(near, found, dtype, bound)
-            self._certificate = clipped.certificate.numpy()
-        return clipped.matrix
-
-    def certificate(self, shape, dtype=None):
-        return tf.reshape(tf.constant(self._certificate, dtype), shape)
-
-
-def _nearest(matrix, dtype, constraint):
-    """The nearest matrix of that dtype that is certified, with its T.
-
-    For the flow, but for rounding. For a step of Euler the nearest matrix of
-    the flow is clipped.
-    """
-    delta_bar, alpha = constraint.delta_bar, constraint.alpha
-    nearest = nearest_stable(matrix, delta_bar, alpha)
-    matrix, certificate = nearest.matrix, nearest.certificate
-    if constraint.step > 0.0:
-        _, certificate = euler_log_norm(matrix, alpha, constraint.step)
-    return _clipped(matrix, certificate, dtype, constraint)
+@remembered
+def _log_norm(kernels, alpha):
+    return worst_case_log_norm(kernels[0], alpha, starts=1).upper
 
 
 def _clipped(matrix, certificate, dtype, constraint):
@@ -318,3 +269,6 @@ def _clipped(matrix, certificate, dtype, constraint):
         constraint.alpha,
         constraint.step,
     )
+
+
+register_rule(StableODELayer, **BY_SOLVER)

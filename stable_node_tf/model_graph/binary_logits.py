@@ -11,11 +11,7 @@ def class_logits(logits: Any) -> tf.Tensor:
     Softmax then makes sigmoid(z) the probability of class 1, and the largest
     logit is that of class 1 where z > 0, of class 0 where z <= 0.
 
-    Args:
-      logits: of shape (n, K), K >= 1, which need not be known when traced.
-
-    Returns:
-      Tensor of shape (n, max(K, 2)).
+    K in their shape (n, K) need not be known when traced.
 
     >>> class_logits([[-3.0], [2.0]]).numpy().tolist()
     [[0.0, -3.0], [0.0, 2.0]]

@@ -3,41 +3,11 @@
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from stable_node_tf.model_graph.graph import Graph
-from stable_node_tf.replaced_methods import replaced_methods
+from stable_node_tf.model_graph.graph import Graph, Step
 
-_KEEPS_VALUES = (
-    keras.layers.InputLayer,
-    keras.layers.Identity,
-    keras.layers.Flatten,
-    keras.layers.Reshape,
-    keras.layers.Permute,
-    keras.layers.Dropout,
-    keras.layers.SpatialDropout2D,
-    keras.layers.GaussianDropout,
-    keras.layers.GaussianNoise,
-    keras.layers.ZeroPadding2D,
-    keras.layers.Cropping2D,
-    keras.layers.UpSampling2D,
-    keras.layers.MaxPooling2D,
-    keras.layers.AveragePooling2D,
-    keras.layers.Resizing,
-    keras.layers.CenterCrop,
-    keras.layers.RandomCrop,
-    keras.layers.RandomFlip,
-    keras.layers.RandomRotation,
-    keras.layers.RandomTranslation,
-    keras.layers.RandomZoom,
-)
-_OPERATIONS_THAT_KEEP_VALUES = (
-    "ExpandDims",
-    "GetItem",
-    "Reshape",
-    "Squeeze",
-    "Transpose",
-)
 _PREPROCESSES = (keras.layers.Rescaling, keras.layers.Normalization)
 _PROBABILITIES = (
     "hardsigmoid",
@@ -66,12 +36,12 @@ def changed_pixels(graph: Graph) -> str | None:
     """
     raw = {0}
     for step in graph.steps:
-        operation = step.operation
         if raw.isdisjoint(step.inputs):
             continue
-        if _keeps_values(operation):
+        learned = getattr(step.operation, "weights", [])
+        if _keeps_values(step, graph):
             raw.update(step.outputs)
-        elif not getattr(operation, "weights", []) or _preprocesses(operation):
+        elif not learned or _preprocesses(step.operation):
             return step.name
     return None
 
@@ -91,7 +61,7 @@ def probabilities(graph: Graph) -> str | None:
         name = getattr(function, "__name__", type(function).__name__)
         if name.lower().replace("_", "") in _PROBABILITIES:
             return f"{step.name}, with {name}"
-        if not _keeps_values(operation):
+        if not _keeps_values(step, graph):
             return None
     return None
 
@@ -99,13 +69,8 @@ def probabilities(graph: Graph) -> str | None:
 def probability_operation(answer: Any) -> str | None:
     """Names the softmax or sigmoid that a traced model ends in, if any.
 
-    Unlike `probabilities` it sees into any layer, and cannot name it.
-
-    Args:
-      answer: tensor; nothing is known of one that is not of a graph.
-
-    Returns:
-      "Softmax", "Sigmoid", or None.
+    Unlike `probabilities` it sees into any layer, and cannot name it. Nothing
+    is known of a tensor that is not of a graph.
 
     >>> @tf.function
     ... def model(x):
@@ -141,18 +106,35 @@ def _last_operation(tensor: Any) -> str | None:
         operation, index = tensor.op, tensor.value_index
 
 
-def _keeps_values(operation: Any) -> bool:
-    if not isinstance(operation, keras.Layer):
-        return type(operation).__name__ in _OPERATIONS_THAT_KEEP_VALUES
-    linear = type(operation) is keras.layers.Activation and (
-        operation.activation is keras.activations.linear
-    )
-    known = linear or type(operation) in _KEEPS_VALUES
-    return known and not replaced_methods(operation)
+def _keeps_values(step: Step, graph: Graph) -> bool:
+    """Whether a step without weights leaves values, or 0, in every place.
+
+    It is asked by trying: images of one value come out as such, except for
+    zeros at edges. So it is for reshaping, pooling, padding, resizing, ReLU.
+    """
+    if isinstance(step.operation, keras.layers.InputLayer):
+        return True
+    if len(step.inputs) != 1 or getattr(step.operation, "weights", []):
+        return False
+    tensor = graph.tensors[step.inputs[0]]
+    batch, *sizes = tensor.shape
+    shape = [batch or 1, *(size or 8 for size in sizes)]
+    for value in (0.25, 0.75):
+        try:
+            image = keras.ops.full(shape, value, tensor.dtype)
+            answer = keras.ops.convert_to_numpy(
+                step.operation(image, **step.options)
+            )
+        except Exception:  # of whatever a layer trips over
+            return False
+        kept = np.isclose(answer, value, rtol=1e-2)
+        if not (kept.any() and np.all(kept | (answer == 0.0))):
+            return False
+    return True
 
 
-def _preprocesses(layer: keras.layers.Layer) -> bool:
+def _preprocesses(operation: Any) -> bool:
     """Whether it, or a layer inside it, is one that scales pixels."""
-    return any(
-        isinstance(part, _PREPROCESSES) for part in layer._flatten_layers()
+    return isinstance(operation, keras.Layer) and any(
+        isinstance(part, _PREPROCESSES) for part in operation._flatten_layers()
     )

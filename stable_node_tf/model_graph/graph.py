@@ -31,16 +31,8 @@ class Step(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What an error message calls it.
-
-        >>> Step(keras.layers.Flatten(name="flat"), (0,), (1,), {}).name
-        "layer 'flat' of type Flatten"
-        """
-        operation = self.operation
-        kind = (
-            "layer" if isinstance(operation, keras.Layer) else "Keras operation"
-        )
-        return f"{kind} {operation.name!r} of type {type(operation).__name__}"
+        """What an error message calls it."""
+        return title(self.operation)
 
     @property
     def trains(self) -> bool:
@@ -49,13 +41,14 @@ class Step(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """All steps of a model with one input and one output.
+    """The steps from the one input of a model to its one output.
 
     Attributes:
       tensors: `keras.KerasTensor`s with their shapes and dtypes, by number; 0
         is the input of the model.
       output: number of its output.
-      steps: in an order in which they can be computed.
+      steps: what the output depends on, in an order in which it can be
+        computed.
     """
 
     tensors: list[Any]
@@ -74,6 +67,16 @@ class Graph(NamedTuple):
             [number] = step.inputs
 
 
+def title(operation: Any) -> str:
+    """What an error message calls a layer or another operation.
+
+    >>> title(keras.layers.Flatten(name="flat"))
+    "layer 'flat' of type Flatten"
+    """
+    kind = "layer" if isinstance(operation, keras.Layer) else "Keras operation"
+    return f"{kind} {operation.name!r} of type {type(operation).__name__}"
+
+
 def model_graph(model: keras.Model) -> Graph:
     """Reads a functional or sequential model.
 
@@ -82,8 +85,8 @@ def model_graph(model: keras.Model) -> Graph:
 
     Raises:
       TypeError: if it is not a Keras model.
-      ValueError: if it has not one input and one output, or computes something
-        else than its graph says.
+      ValueError: if it does not have one input and one output, or computes
+        something else than its graph says.
 
     >>> image = keras.Input((2, 2))
     >>> inner = keras.Sequential([keras.Input((2, 2)), keras.layers.Flatten()])
@@ -102,7 +105,12 @@ def model_graph(model: keras.Model) -> Graph:
     tensors: list[Any] = [model.inputs[0]]
     steps: list[Step] = []
     [output] = _append(model, 0, tensors, steps)
-    return Graph(tensors, output, steps)
+    needed, kept = {output}, []
+    for step in reversed(steps):
+        if not needed.isdisjoint(step.outputs):
+            needed.update(step.inputs)
+            kept.append(step)
+    return Graph(tensors, output, kept[::-1])
 
 
 def check_one_input_one_output(model: keras.Model) -> None:
@@ -119,11 +127,12 @@ def check_one_input_one_output(model: keras.Model) -> None:
     inputs = getattr(model, "inputs", None) or []
     outputs = getattr(model, "outputs", None) or []
     if len(inputs) != 1 or len(outputs) != 1:
+        makers = [tensor._keras_history.operation.name for tensor in outputs]
         raise ValueError(
             "model must be a functional or sequential model, built, with one "
             f"input and one output. Received: model {model.name!r} with "
             f"{len(inputs)} inputs {[tensor.name for tensor in inputs]} and "
-            f"{len(outputs)} outputs {_output_names(outputs)}"
+            f"{len(outputs)} outputs {makers}"
         )
 
 
@@ -163,9 +172,10 @@ def _hidden(model: keras.Model) -> str | None:
     if replaced:
         return f"a replaced `{replaced[0]}`"
     types = type(model).__mro__
-    first = next(i for i, t in enumerate(types) if _is_of_keras(t))
-    own = [name for kind in types[:first] for name in vars(kind)]
-    for name in own:
+    first = next(
+        i for i, t in enumerate(types) if t.__module__.startswith("keras.")
+    )
+    for name in (name for kind in types[:first] for name in vars(kind)):
         # Losses and training steps may differ, and so may special methods.
         private = name.startswith("_") and not name.startswith("__")
         if name in ("call", "__call__") or (
@@ -173,10 +183,6 @@ def _hidden(model: keras.Model) -> str | None:
         ):
             return f"a `{name}` of its own"
     return None
-
-
-def _is_of_keras(kind: type) -> bool:
-    return kind.__module__.startswith("keras.")
 
 
 def _function(model: Any) -> Any:
@@ -245,7 +251,3 @@ def _options(operation: Any, arguments: Any) -> dict[str, Any]:
             for part in keras.tree.flatten(value)
         )
     }
-
-
-def _output_names(outputs: list[Any]) -> list[str]:
-    return [tensor._keras_history.operation.name for tensor in outputs]

@@ -3,6 +3,7 @@
 import keras
 
 from stable_node_tf.activations import SmoothLeakyReLU
+from stable_node_tf.constraints.kernels import apply_constraints
 from stable_node_tf.constraints.spectral_norm import SpectralNormConstraint
 from stable_node_tf.initializers import SkewSymmetric
 from stable_node_tf.layers.stable_ode import StableODELayer
@@ -30,13 +31,12 @@ def certified_classifier(
     by at most √2. Training for large margins then is training for large
     certified radii.
 
-    A network that is to have gradients of norm 1 almost everywhere must fold
-    space. A step of Euler does so with A near -2/h: from slope 1 + hα·(-2/h),
-    nearly 1, to slope -1. A is started at -damping · I plus a small
-    skew-symmetric matrix. With h|A| near 2 the steps are layers of a residual
-    network and not a discretization that a finer grid would agree with: what is
-    certified is the network that runs. With `num_steps` large and
-    h · damping < 1 the network is close to the flow, and less expressive.
+    For gradients of norm 1 almost everywhere, a network must fold space. A step
+    of Euler does so with A near -2/h: from slope 1 + hα·(-2/h), nearly 1, to
+    slope -1. So A starts at -damping · I plus a small skew-symmetric matrix.
+    With h|A| near 2 the steps are layers of a residual network rather than a
+    discretization: what is certified is the network that runs. With many steps
+    and h · damping < 1 it is close to the flow, and less expressive.
 
     Args:
       image_shape: shape of one image, float32.
@@ -45,14 +45,14 @@ def certified_classifier(
       blocks: number of pairs of an affine map and an ODE.
       alpha: smallest slope of the activation of the ODEs, in (0, 1].
       terminal_time: T of every ODE.
-      num_steps: N of every ODE, the step size being h = T/N.
+      num_steps: N of every ODE, with step size h = T/N.
       damping: minus the diagonal of the initial A.
-      seed: of the initial weights.
-      name: of the model.
+      seed: seeds the initial weights.
+      name: name of the model.
 
     Returns:
-      A functional model with input "image" of shape (batch, *image_shape) and
-      output "logits" of shape (batch, num_classes).
+      A functional model from "image", (batch, *image_shape), to "logits",
+      (batch, num_classes).
 
     >>> model = certified_classifier(width=16, blocks=1)
     >>> model.get_layer("ode_0").stability().lipschitz_bound <= 1.0
@@ -89,7 +89,6 @@ def certified_classifier(
         )(state)
     logits = affine(num_classes, 99, "logits")(state)
     model = keras.Model(image, logits, name=name)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Dense):
-            layer.kernel.assign(layer.kernel_constraint(layer.kernel))
+    dense = [x for x in model.layers if isinstance(x, keras.layers.Dense)]
+    apply_constraints([layer.kernel for layer in dense])
     return model

@@ -4,32 +4,23 @@ from typing import Any
 
 import keras
 
-from stable_node_tf import solvers
 from stable_node_tf.checks import check_count
-from stable_node_tf.layers.ode_layer import ODELayer
-from stable_node_tf.layers.piecewise_ode import PiecewiseODELayer
-from stable_node_tf.models.uncompiled_clone import uncompiled_clone
+from stable_node_tf.models.rebuilding import rebuilt_model
 
 
 def with_finer_solver(model: keras.Model, factor: int = 2) -> keras.Model:
     """Rebuilds a model with finer solvers and the same weights.
 
-    A fixed grid gets `factor` times as many steps, an adaptive solver
-    tolerances that are `factor` times tighter and leave to take as many more
-    steps. What changes from one model to the other is discretization error.
+    A fixed grid gets `factor` times as many steps; an adaptive solver gets
+    tolerances that are `factor` times tighter, and may take `factor` times as
+    many steps. What the two models differ by is discretization error.
 
     Args:
-      model: a functional or sequential model with a `StableODELayer`, a
-        `DeepODELayer` or a `PiecewiseODELayer`, also inside a model that is
-        one of its layers.
+      model: see `stabilize`; it stays as it is.
       factor: at least 2.
 
-    Returns:
-      A model of its own, not compiled; the given one is left as it is.
-
     Raises:
-      TypeError: if `factor` is not an integer.
-      ValueError: if it is below 2, or the model has no such layer, or one whose
+      ValueError: if the model has no neural ODE of this package, or one whose
         solver cannot be refined.
 
     >>> from stable_node_tf import ode_classifier
@@ -38,39 +29,21 @@ def with_finer_solver(model: keras.Model, factor: int = 2) -> keras.Model:
     40
     """
     check_count(factor, "factor", 2)
-    refined = []
 
-    def rebuild(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, ODELayer | PiecewiseODELayer):
-            refined.append(layer.name)
-            return _finer_layer(layer, factor)
-        return type(layer).from_config(layer.get_config())
+    def refine(config: dict[str, Any]) -> dict[str, Any]:
+        solver = config["solver"]
+        return {
+            **config,
+            "solver": {**solver, "config": _finer(solver, factor)},
+        }
 
-    finer = uncompiled_clone(model, rebuild)
-    if not refined:
-        raise ValueError(
-            "model must have a neural ODE layer of this package. "
-            f"Received: layers {[layer.name for layer in model.layers]}"
-        )
+    finer = rebuilt_model(model, refine)
     finer.set_weights(model.get_weights())
     return finer
 
 
-def _finer_layer(layer: Any, factor: int) -> Any:
-    config = layer.get_config()
-    if isinstance(layer, PiecewiseODELayer):
-        whole = keras.saving.deserialize_keras_object(config["layer"])
-        config["layer"] = keras.saving.serialize_keras_object(
-            _finer_layer(whole, factor)
-        )
-    else:
-        config["solver"] = _finer(layer.solver, factor)
-    return type(layer).from_config(config)
-
-
-def _finer(solver: Any, factor: int) -> dict[str, Any]:
-    description = solvers.serialize(solver)
-    config = description["config"]
+def _finer(solver: dict[str, Any], factor: int) -> dict[str, Any]:
+    config = dict(solver["config"])
     larger = {"num_steps", "max_num_steps"} & config.keys()
     smaller = {"rtol", "atol"} & config.keys()
     if not larger | smaller:
@@ -83,4 +56,4 @@ def _finer(solver: Any, factor: int) -> dict[str, Any]:
             config[name] *= factor
     for name in smaller:
         config[name] /= factor
-    return description
+    return config

@@ -9,22 +9,23 @@ import numpy as np
 from stable_node_tf.checks import check_number
 from stable_node_tf.constraints.spectral_norm import SpectralNormConstraint
 from stable_node_tf.layers.ode_layer import ODELayer
-from stable_node_tf.models.uncompiled_clone import uncompiled_clone
+from stable_node_tf.model_graph.graph import title
+from stable_node_tf.models.rebuilding import rebuilt_model
 from stable_node_tf.stability.lipschitz import spectral_norm_bound
 
 
 class ChangedLayer(NamedTuple):
-    """What has become of one layer.
+    """How one layer was changed.
 
     Attributes:
-      name: of the layer; of each piece, for a `PiecewiseODELayer`.
+      name: that of the layer, or of a piece of a `PiecewiseODELayer`.
       distance: |Δ|_F, over all kernels of the layer.
       relative_distance: the same divided by the norm of the kernels before.
       delta_before: lower and upper bound of δ; None for a dense layer.
       delta_after: likewise.
       lipschitz_before: proven Lipschitz constant, 2-norm.
       lipschitz_after: likewise.
-      holds_for: what those are bounds of.
+      holds_for: what these are bounds of.
     """
 
     name: str
@@ -38,7 +39,7 @@ class ChangedLayer(NamedTuple):
 
 
 class StabilizationReport(NamedTuple):
-    """What has become of all layers that were changed; printed, a table.
+    """How all layers were changed; prints as a table.
 
     Attributes:
       layers: one `ChangedLayer` for each.
@@ -88,38 +89,33 @@ def stabilize(
 
     The new model has the same layers by the same names, with the constraints
     that keep the bounds in further training. A of a `StableODELayer` becomes
-    the nearest matrix that is certified, see `nearest_stable` (arXiv
-    2501.10740 for the problem); with `discrete` that matrix is moved on until
-    the step of Euler is certified too, and is not the nearest. The kernels of a
-    `DeepODELayer` are scaled. A `PiecewiseODELayer` is changed piece by piece.
-    What satisfies its bound already, and all other weights, stay as they are,
-    bit for bit.
+    the nearest certified matrix, see `nearest_stable` (arXiv 2501.10740 for the
+    problem); with `discrete` that matrix is moved on until the step of Euler is
+    certified too, and is not the nearest. The kernels of a `DeepODELayer` are
+    scaled. A `PiecewiseODELayer` is changed piece by piece. What satisfies its
+    bound already, and all other weights, stay as they are, bit for bit.
 
-    With delta_bar=None the new model is free, and has the weights of the given
-    one: the way to bring weights from a constrained model to a free one.
+    With delta_bar=None the new model is free and has the weights of the given
+    one: so weights come from a constrained model to a free one.
 
-    The new model is not compiled, and the state of an optimizer is not brought
-    over, nor are states of random generators. Other layers have not seen the
-    new flow: some epochs of training help.
+    The new model is not compiled, and states of optimizers and of random
+    generators are not copied. Other layers have not seen the new flow: some
+    epochs of training help.
 
     Args:
       model: built, functional or sequential, also with such models as layers;
         with a `StableODELayer`, `DeepODELayer` or `PiecewiseODELayer`, also
-        inside wrappers as `keras.layers.TimeDistributed`. It stays as it is.
+        inside wrappers such as `keras.layers.TimeDistributed`. It stays as it
+        is.
       delta_bar: δ̄, see these layers, or None.
       discrete: see `StableODELayer`.
       max_norms: spectral norms that the kernels of dense layers must not
         exceed, by the names of the layers; None frees a layer. Those get a
         `SpectralNormConstraint`, and singular values are clipped.
 
-    Returns:
-      A `Stabilized`: the model and the report.
-
     Raises:
-      TypeError: if `model` is no Keras model, or a number is none.
-      ValueError: if `model` is not built, neither functional nor sequential, or
-        without such a layer; if a layer refuses the bound; or if `max_norms`
-        names a layer that is not dense.
+      ValueError: if the model is not of that kind, a layer refuses the bound,
+        or `max_norms` names a layer that is not dense.
 
     >>> model = keras.Sequential([keras.Input((4,))])
     >>> from stable_node_tf import StableODELayer
@@ -130,34 +126,25 @@ def stabilize(
     2.0
     """
     _check_model(model)
-    changes: dict[str, Any] = {"delta_bar": delta_bar, "discrete": False}
+    changes: dict[str, Any] = {"delta_bar": None, "discrete": False}
     if delta_bar is not None:
         changes["delta_bar"] = check_number(delta_bar, "delta_bar")
         changes["discrete"] = bool(discrete)
-        _check_discrete(model, changes["discrete"])
     constraints = {
         name: None if norm is None else SpectralNormConstraint(norm)
         for name, norm in (max_norms or {}).items()
     }
-    _check_dense(model, constraints)
+    _check_layers(model, changes["discrete"], constraints)
 
-    def rebuild(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = _with_changes(layer.get_config(), changes)
-        if isinstance(layer, ODELayer):
-            config |= {k: v for k, v in changes.items() if k in config}
-        if layer.name in constraints:
-            config["kernel_constraint"] = constraints[layer.name]
-        try:
-            return type(layer).from_config(config)
-        except TypeError as error:  # Keras makes one of what a layer says
-            if not isinstance(error.__context__, ValueError):
-                raise
-            raise ValueError(
-                f"Layer {layer.name!r} does not take these settings. "
-                f"{error.__context__}"
-            ) from error
+    def constrain(config: dict[str, Any]) -> dict[str, Any]:
+        return config | {k: v for k, v in changes.items() if k in config}
 
-    changed = uncompiled_clone(model, rebuild)
+    def constrain_dense(layer: Any, config: dict[str, Any]) -> dict[str, Any]:
+        if layer.name not in constraints:
+            return config
+        return config | {"kernel_constraint": constraints[layer.name]}
+
+    changed = rebuilt_model(model, constrain, constrain_dense)
     if not changed.built:  # sequential, without an Input
         changed.build(model.input_shape)
     rows = []
@@ -184,27 +171,11 @@ def _all_layers(layer: Any) -> Iterator[Any]:
         yield from _all_layers(inner)
 
 
-def _with_changes(config: Any, changes: dict[str, Any]) -> Any:
-    """A configuration, changed where it describes a neural ODE further in."""
-    if isinstance(config, list | tuple):
-        parts = [_with_changes(part, changes) for part in config]
-        return parts if isinstance(config, list) else tuple(parts)
-    if not isinstance(config, dict):
-        return config
-    config = {key: _with_changes(v, changes) for key, v in config.items()}
-    name = config.get("registered_name")
-    cls = isinstance(name, str) and keras.saving.get_registered_object(name)
-    if isinstance(cls, type) and issubclass(cls, ODELayer):
-        inner = config["config"]
-        inner |= {k: v for k, v in changes.items() if k in inner}
-    return config
-
-
 def _changed_ode(old: Any, new: Any) -> ChangedLayer:
     before, after = old.lipschitz_bound(), new.lipschitz_bound()
     return ChangedLayer(
         new.name,
-        *_distances(_kernels(old), _kernels(new)),
+        *_distances(old._kernel_values(), new._kernel_values()),
         old.delta_bounds(),
         new.delta_bounds(),
         before.value,
@@ -214,7 +185,10 @@ def _changed_ode(old: Any, new: Any) -> ChangedLayer:
 
 
 def _changed_dense(old: Any, new: Any) -> ChangedLayer:
-    [before], [after] = _kernels(old), _kernels(new)
+    before, after = (
+        keras.ops.convert_to_numpy(layer.kernel).astype(np.float64)
+        for layer in (old, new)
+    )
     return ChangedLayer(
         new.name,
         *_distances([before], [after]),
@@ -224,14 +198,6 @@ def _changed_dense(old: Any, new: Any) -> ChangedLayer:
         spectral_norm_bound(after),
         "affine map",
     )
-
-
-def _kernels(layer: Any) -> list[np.ndarray]:
-    kernels = getattr(layer, "kernels", None) or [layer.kernel]
-    return [
-        keras.ops.convert_to_numpy(kernel).astype(np.float64)
-        for kernel in kernels
-    ]
 
 
 def _distances(
@@ -263,30 +229,19 @@ def _check_model(model: Any) -> None:
             "`model` must have weights: call it, or its `build`, first. "
             f"Received: model {model.name!r}, not built"
         )
-    if not any(isinstance(x, ODELayer) for x in model._flatten_layers()):
-        raise ValueError(
-            "`model` must have a neural ODE layer of this package. "
-            f"Received: layers {[layer.name for layer in model.layers]}"
-        )
 
 
-def _check_discrete(model: keras.Model, discrete: bool) -> None:
-    for layer in model._flatten_layers():
+def _check_layers(model: keras.Model, discrete: bool, norms: Any) -> None:
+    layers = model._flatten_layers()
+    for layer in layers:
         if discrete and isinstance(layer, ODELayer):
             if "discrete" not in layer.get_config():
                 raise ValueError(
-                    "`discrete` bounds are those of a StableODELayer. Received:"
-                    f" layer {layer.name!r} of type {type(layer).__name__}"
+                    "`discrete` is for models all of whose neural ODEs are "
+                    f"StableODELayers. Received: {title(layer)}"
                 )
-
-
-def _check_dense(model: keras.Model, names: Any) -> None:
-    dense = {
-        layer.name
-        for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.Dense)
-    }
-    for name in names:
+    dense = {x.name for x in layers if isinstance(x, keras.layers.Dense)}
+    for name in norms:
         if name not in dense:
             raise ValueError(
                 f"`max_norms` must name dense layers, of {sorted(dense)}. "

@@ -12,13 +12,7 @@ NAME = "SHA256SUMS"
 
 
 def write(directory: str | Path) -> Path:
-    r"""Writes the SHA-256 of every file under a directory to a file in it.
-
-    Args:
-      directory: where the files are.
-
-    Returns:
-      The path of the file, `directory`/SHA256SUMS.
+    r"""Writes the SHA-256 of every file under a directory to SHA256SUMS in it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -29,23 +23,15 @@ def write(directory: str | Path) -> Path:
     'ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73  a\n'
     """
     root = Path(directory)
+    (root / NAME).unlink(missing_ok=True)
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    lines = [
-        f"{_sha256(path)}  {path.relative_to(root).as_posix()}\n"
-        for path in files
-        if path != root / NAME
-    ]
+    lines = [f"{_sha256(p)}  {p.relative_to(root).as_posix()}\n" for p in files]
     (root / NAME).write_text("".join(lines))
     return root / NAME
 
 
 def verify(directory: str | Path) -> None:
-    """Compares files with their checksums.
-
-    Files that are not listed do not matter.
-
-    Args:
-      directory: what was given to `write`.
+    """Compares listed files with their checksums; others do not matter.
 
     Raises:
       ValueError: if a listed file has another content or is missing, or

@@ -8,12 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf.operation_errors import reason
-from stable_node_tf.saved_model import checksums, signatures
-
-SIGNATURE = signatures.DEFAULT
-CERTIFY_SIGNATURE = signatures.CERTIFY
-_OUTPUTS = signatures.OUTPUTS
-_PYTHON_OPS = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
+from stable_node_tf.saved_model import checksums
+from stable_node_tf.saved_model.signatures import CERTIFY, DEFAULT, OUTPUTS
 
 
 class ExportedModel:
@@ -23,30 +19,29 @@ class ExportedModel:
     differentiable, so that attacks run on the artifact itself.
 
     Attributes:
-        path: the version directory it was read from.
-        input_name: name of the input of the signature, for example "image".
-        input_spec: its `tf.TensorSpec`, batch dimension None.
+      path: the version directory it was read from.
+      input_name: name of the input of the signature, for example "image".
+      input_spec: its `tf.TensorSpec`, batch dimension None.
 
-    Example:
-        >>> image = keras.Input((2,), name="image")
-        >>> model = keras.Model(image, keras.layers.Dense(3)(image))
-        >>> with tempfile.TemporaryDirectory() as directory:
-        ...     _ = save_classifier(model, directory)
-        ...     exported = load_classifier(directory)
-        >>> exported.input_name, exported(tf.zeros([5, 2])).shape.as_list()
-        ('image', [5, 3])
-        >>> exported.predict(np.zeros([5, 2]))["label"].shape
-        (5,)
+    >>> import keras, tempfile
+    >>> from stable_node_tf import save_classifier
+    >>> image = keras.Input((2,), name="image")
+    >>> model = keras.Model(image, keras.layers.Dense(3)(image))
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     _ = save_classifier(model, directory)
+    ...     exported = load_classifier(directory)
+    >>> exported.input_name, exported(tf.zeros([5, 2])).shape.as_list()
+    ('image', [5, 3])
+    >>> exported.predict(np.zeros([5, 2]))["label"].shape
+    (5,)
     """
 
-    def __init__(self, path: Path, artifact: Any, signature: Any):
+    def __init__(self, path: Path, artifact: Any):
         """Wraps what `tf.saved_model.load` returned."""
         self.path = path
-        self._artifact = artifact  # owns the variables of the signature
-        self._signature = signature
-        [(self.input_name, self.input_spec)] = (
-            signature.structured_input_signature[1].items()
-        )
+        self._artifact = artifact  # owns the variables of the signatures
+        inputs = artifact.signatures[DEFAULT].structured_input_signature[1]
+        [(self.input_name, self.input_spec)] = inputs.items()
 
     def __call__(self, images: Any) -> Any:
         """Computes logits, (batch, classes), of images (batch, ...)."""
@@ -56,50 +51,47 @@ class ExportedModel:
         """Computes all outputs of the signature.
 
         Args:
-            images: array (batch, ...) in the units the model was trained on,
-                converted to the dtype of the input.
+          images: array (batch, ...) in the units the model was trained on,
+            converted to the dtype of the input.
 
         Returns:
-            `logits` and `probabilities`, floats (batch, classes), and
-            `label`, int64 (batch,), the class with the largest logit. A model
-            with a single logit z has `logits` (batch, 1), `probabilities`
-            (batch, 2), of which the second is sigmoid(z), and label 1 where
-            z > 0, 0 elsewhere.
+          `logits` and `probabilities`, floats (batch, classes), and `label`,
+          int64 (batch,), the class with the largest logit. A model with a
+          single logit z has `logits` (batch, 1), `probabilities` (batch, 2), of
+          which the second is sigmoid(z), and label 1 where z > 0, 0 elsewhere.
 
         Raises:
-            ValueError: if the images do not have the shape of the input, or are
-                refused by the signature, see `saved_model.signatures`, or the
-                input is of integers and the images are not.
+          ValueError: if the images do not have the shape of the input, or are
+            refused by the signature, see `saved_model.signatures`, or the input
+            is of integers and the images are not.
         """
         answers = self._answers(images)
-        return {name: answers[name].numpy() for name in _OUTPUTS}
+        return {name: answers[name].numpy() for name in OUTPUTS}
 
     def certify(self, images: Any) -> dict[str, np.ndarray]:
         """Computes all outputs of `predict` and how far they are proven.
 
         Args:
-            images: as for `predict`.
+          images: as for `predict`.
 
         Returns:
-            Those of `predict`, and `certified_radius`, float64 (batch,): no
-            image closer than that in the ℓ2 norm has another label, in the
-            arithmetic of `stable_node_tf.certification.Certifier.holds_for`.
+          Those of `predict`, and `certified_radius`, float64 (batch,): no image
+          closer than that in the ℓ2 norm has another label, in the arithmetic
+          of `stable_node_tf.certification.Certifier.holds_for`.
 
         Raises:
-            ValueError: as `predict`, or if the model could not be certified
-                when it was exported.
+          ValueError: as `predict`, or if the model was exported without.
         """
-        if CERTIFY_SIGNATURE not in self._artifact.signatures:
+        if CERTIFY not in self._artifact.signatures:
             raise ValueError(
                 f"The SavedModel in {self.path} must have the signature "
-                f"{CERTIFY_SIGNATURE}: models that `certifier` accepts have "
-                "one, and `save_classifier` warns of others. Received: none"
+                f"{CERTIFY}: models that `certifier` accepts have one, and "
+                "`save_classifier` warns of others. Received: none"
             )
-        signature = self._artifact.signatures[CERTIFY_SIGNATURE]
-        answers = self._answers(images, signature)
+        answers = self._answers(images, CERTIFY)
         return {name: value.numpy() for name, value in answers.items()}
 
-    def _answers(self, images: Any, signature: Any = None) -> dict[str, Any]:
+    def _answers(self, images: Any, signature: str = DEFAULT) -> dict[str, Any]:
         spec = self.input_spec
         try:
             images, received = tf.cast(images, spec.dtype), images
@@ -119,9 +111,9 @@ class ExportedModel:
                 f"{self.input_name} must have shape {spec.shape}. "
                 f"Received: shape {images.shape}"
             )
-        signature = signature or self._signature
+        function = self._artifact.signatures[signature]
         try:
-            answers: dict[str, Any] = signature(**{self.input_name: images})
+            answers: dict[str, Any] = function(**{self.input_name: images})
         except tf.errors.OpError as error:
             raise ValueError(
                 f"The SavedModel in {self.path} does not answer: "
@@ -139,24 +131,19 @@ def load_classifier(directory: str | Path) -> ExportedModel:
     program: load only those that you trust.
 
     Args:
-        directory: what was given to `save_classifier`, of which the highest
-            version is read, or one version directory itself.
-
-    Returns:
-        An `ExportedModel`.
+      directory: what was given to `save_classifier`, of which the highest
+        version is read, or one version directory itself.
 
     Raises:
-        FileNotFoundError: if there is no such directory, or no SavedModel in
-            it.
-        ValueError: if the SavedModel is damaged or does not have the
-            signature that `save_classifier` writes.
+      FileNotFoundError: if there is no such directory, or no SavedModel in it.
+      ValueError: if the SavedModel is damaged or does not have the signature
+        that `save_classifier` writes.
 
-    Example:
-        >>> load_classifier("/nowhere")
-        Traceback (most recent call last):
-        ...
-        FileNotFoundError: directory must exist, and must not be a file.
-        Received: directory=/nowhere
+    >>> load_classifier("/nowhere")
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: directory must exist, and must not be a file.
+    Received: directory=/nowhere
     """
     path = _newest_version(Path(directory))
     try:
@@ -174,18 +161,22 @@ def load_classifier(directory: str | Path) -> ExportedModel:
             f"The SavedModel in {path} is damaged or unreadable: "
             f"{_first_line(error)}"
         ) from error
-    signature = artifact.signatures.get(SIGNATURE)
-    if signature is None:
+    _check_signature(path, artifact.signatures)
+    return ExportedModel(path, artifact)
+
+
+def _check_signature(path: Path, signatures: Any) -> None:
+    if DEFAULT not in signatures:
         raise ValueError(
-            f"The SavedModel in {path} must have the signature {SIGNATURE}. "
-            f"Received: signatures {sorted(artifact.signatures)}"
+            f"The SavedModel in {path} must have the signature {DEFAULT}. "
+            f"Received: signatures {sorted(signatures)}"
         )
-    inputs = signature.structured_input_signature[1]
-    outputs = signature.structured_outputs
-    if len(inputs) != 1 or not set(_OUTPUTS) <= set(outputs):
+    inputs = signatures[DEFAULT].structured_input_signature[1]
+    outputs = signatures[DEFAULT].structured_outputs
+    if len(inputs) != 1 or not set(OUTPUTS) <= set(outputs):
         raise ValueError(
-            f"The signature {SIGNATURE} in {path} must have one input and the "
-            f"outputs {', '.join(_OUTPUTS)}. Received: inputs "
+            f"The signature {DEFAULT} in {path} must have one input and the "
+            f"outputs {', '.join(OUTPUTS)}. Received: inputs "
             f"{sorted(inputs)}, outputs {sorted(outputs)}"
         )
     [image] = inputs.values()
@@ -197,12 +188,11 @@ def load_classifier(directory: str | Path) -> ExportedModel:
         or logits.shape.rank != 2
     ):
         raise ValueError(
-            f"The signature {SIGNATURE} in {path} must map numbers of shape "
+            f"The signature {DEFAULT} in {path} must map numbers of shape "
             "(batch, ...) to logits of shape (batch, classes). Received: "
             f"{image.dtype.name} {image.shape} to {logits.dtype.name} "
             f"{logits.shape}"
         )
-    return ExportedModel(path, artifact, signature)
 
 
 def _newest_version(directory: Path) -> Path:

@@ -27,11 +27,7 @@ from stable_node_tf.model_graph.graph import (
 )
 from stable_node_tf.operation_errors import reason
 from stable_node_tf.saved_model import checksums, signatures, warm_up
-from stable_node_tf.saved_model.signatures import MAX_BATCH_SIZE
 
-SIGNATURE = signatures.DEFAULT
-CERTIFY_SIGNATURE = signatures.CERTIFY
-_OUTPUTS = signatures.OUTPUTS
 _PYTHON_OPS = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
 
 
@@ -40,21 +36,20 @@ def save_classifier(
     directory: str | Path,
     *,
     pixels: bool | tuple[float, float] | None = None,
-    max_batch_size: int = MAX_BATCH_SIZE,
+    max_batch_size: int = signatures.MAX_BATCH_SIZE,
 ) -> Path:
     """Writes a classifier as a SavedModel under `directory`/1.
 
     The signature `serving_default` has one input, named, shaped and typed as
     the `keras.Input` of the model with batch dimension None, and the outputs
-    of `ExportedModel.predict`; of its name, what is neither an ASCII letter nor
-    a digit becomes "_". The artifact holds TensorFlow operations only and can
-    be differentiated after reloading. A model that
+    of `ExportedModel.predict`; in its name, whatever is neither an ASCII letter
+    nor a digit becomes "_". The artifact holds TensorFlow operations only and
+    can be differentiated after reloading. A model that
     `stable_node_tf.certification.certifier` accepts gets a second signature,
-    `certify`, with the outputs of `ExportedModel.certify`; for others there is
-    a warning that says why they have none. Models of images
-    take bytes and PNG files as well. `stable_node_tf.saved_model.signatures`
-    describes all signatures and the requests that they refuse; TensorFlow
-    Serving warms them up from assets.extra.
+    `certify`, with the outputs of `ExportedModel.certify`; for others a warning
+    says why they get none. Models of images take bytes and PNG files as well.
+    `saved_model.signatures` describes all signatures and the requests that they
+    refuse; TensorFlow Serving warms them up from assets.extra.
 
     The export appears under its name only once it is complete: until then an
     earlier export stays in place, and other versions are not touched. One
@@ -65,64 +60,69 @@ def save_classifier(
     weights nor on setting them.
 
     Args:
-        model: a functional or sequential model with one input and one output,
-            the logits (batch, classes), or one logit (batch, 1) for two
-            classes; no layer is called with `training=True`.
-        directory: created where needed, with its parents.
-        pixels: the numbers that the bytes 0 and 255 stand for in the input of
-            the model: `True` or (0, 1) for pixels in [0, 1], as models of this
-            package take them; (0, 255) for a model that divides by 255 itself;
-            (-1, 1). `False` leaves the signatures for bytes and PNG files out.
-            By default they are (0, 1), unless the model begins with something
-            that may scale pixels, such as `Rescaling` or `x / 255`: then they
-            are left out, and a warning says so.
-        max_batch_size: the most images that are answered in one call.
+      model: a functional or sequential model with one input and one output, the
+        logits (batch, classes), or one logit (batch, 1) for two classes; no
+        layer is called with `training=True`.
+      directory: created where needed, with its parents.
+      pixels: the numbers that the bytes 0 and 255 stand for in the input of the
+        model: `True` or (0, 1) for pixels in [0, 1], as models of this package
+        take them; (0, 255) for a model that divides by 255 itself; (-1, 1).
+        `False` leaves the signatures for bytes and PNG files out. By default
+        they are (0, 1), unless the model begins with something that may scale
+        pixels, such as `Rescaling` or `x / 255`: then they are left out, and a
+        warning says so.
+      max_batch_size: the most images that are answered in one call.
 
     Returns:
-        The path of the version directory, `directory`/1.
+      The path of the version directory, `directory`/1.
 
     Raises:
-        TypeError: if `model` is not a Keras model.
-        ValueError: if the model has not one input and one output, its input
-            is not of numbers, its output is not (batch, classes), its graph
-            calls into Python (such a model cannot be served), its logits are
-            NaN, it ends in a softmax or sigmoid, a layer is called with
-            `training=True` or violates its constraints, `pixels` is none of
-            the above, or `max_batch_size` is below 1.
-        NotADirectoryError: if `directory` is a file.
+      TypeError: if `model` is not a Keras model.
+      ValueError: if the model is not of that kind, its input is not of numbers,
+        it calls into Python (and so cannot be served), its logits are NaN, it
+        ends in a softmax or sigmoid, or a layer violates its constraints.
+      NotADirectoryError: if `directory` is a file.
 
-    Example:
-        >>> image = keras.Input((2,), name="image")
-        >>> model = keras.Model(image, keras.layers.Dense(3)(image))
-        >>> with tempfile.TemporaryDirectory() as directory:
-        ...     save_classifier(model, directory).name
-        '1'
+    >>> image = keras.Input((2,), name="image")
+    >>> model = keras.Model(image, keras.layers.Dense(3)(image))
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     save_classifier(model, directory).name
+    '1'
     """
-    spec = _input_spec(model)
-    graph = _readable_graph(model)
-    if graph is not None:
-        _refuse_training_mode(graph)
-        _refuse_probabilities(probabilities(graph))
-    pixel_range = _pixel_range(pixels, model, graph, spec)
-    for layer in model._flatten_layers(include_self=False):
-        if hasattr(layer, "assert_constraints"):
-            layer.assert_constraints()
-
     parent = Path(directory)
     if parent.exists() and not parent.is_dir():
         raise NotADirectoryError(
             f"directory must not be a file. Received: directory={directory}"
         )
+    spec = _input_spec(model)
+    graph = _readable_graph(model)
+    if graph is not None:
+        _refuse_training_mode(graph)
+        _refuse_probabilities(probabilities(graph))
+    if pixels is None:
+        pixels = signatures.is_image(spec) and _takes_bytes(model, graph)
+    for layer in model._flatten_layers(include_self=False):
+        if hasattr(layer, "assert_constraints"):
+            layer.assert_constraints()
+    served = signatures.signatures(
+        _logits_of(model),
+        spec,
+        certifier=_certifier(model),
+        pixels=pixels,
+        max_batch_size=max_batch_size,
+    )
+    _refuse_unanswered(served[signatures.DEFAULT])
     parent.mkdir(parents=True, exist_ok=True)
     target = parent / "1"
     with tempfile.TemporaryDirectory(
         prefix=".exporting-", dir=parent, ignore_cleanup_errors=True
     ) as scratch:
         complete = Path(scratch) / "complete"
-        _write(model, spec, complete, pixel_range, max_batch_size)
+        _write(served, complete)
         _refuse_python_ops(complete)
         _replace(target, complete, Path(scratch) / "replaced")
-    _remove_leftovers(parent)
+    for leftover in parent.glob(".exporting-*"):  # of exports that were killed
+        shutil.rmtree(leftover, ignore_errors=True)
     return target
 
 
@@ -144,57 +144,6 @@ def _input_spec(model: keras.Model) -> tf.TensorSpec:
     name = re.sub(r"[^0-9A-Za-z]", "_", image.name)
     name = name if name[0].isalpha() else f"arg_{name}"
     return tf.TensorSpec([None, *image.shape[1:]], dtype, name)
-
-
-def _write(
-    model: keras.Model,
-    spec: tf.TensorSpec,
-    path: Path,
-    pixel_range: tuple[float, float] | None,
-    max_batch_size: int,
-) -> None:
-    served = signatures.signatures(
-        _logits_of(model),
-        spec,
-        certifier=_certifier(model),
-        pixels=pixel_range or False,
-        max_batch_size=max_batch_size,
-    )
-    _refuse_unanswered(served[SIGNATURE])
-    archive = keras.export.ExportArchive()
-    for name, signature in served.items():
-        archive.add_endpoint(
-            name, signature.function, input_signature=[signature.input_spec]
-        )
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
-    archive.write_out(str(path), options=options, verbose=False)
-    warm_up.write(
-        path,
-        {
-            name: {signature.input_spec.name: signature.example}
-            for name, signature in served.items()
-            if signature.example is not None
-        },
-    )
-    checksums.write(path)
-
-
-def _logits_of(model: keras.Model) -> Callable[[Any], Any]:
-    """The model, whose answers are checked when it is traced."""
-    network = single_tensor_function(model)
-
-    def logits_of(images: Any) -> Any:
-        logits = network(images)
-        if logits.shape.rank != 2 or not logits.dtype.is_floating:
-            raise ValueError(
-                "model must return logits of shape (batch, classes). "
-                f"Received: {logits.dtype.name} of shape {logits.shape}"
-            )
-        last = probability_operation(logits)
-        _refuse_probabilities(last and f"operation {last}")
-        return logits
-
-    return logits_of
 
 
 def _readable_graph(model: keras.Model) -> Graph | None:
@@ -219,34 +168,55 @@ def _refuse_probabilities(culprit: str | None) -> None:
             "model must return logits, not probabilities, to which softmax "
             f"would be applied again. Received: {culprit}, at the end. Export "
             "keras.Model(model.inputs, layer.input) without a layer of that "
-            "kind; of a Dense layer, set `activation` to "
+            "kind; for a Dense layer, set `activation` to "
             "keras.activations.linear"
         )
 
 
-def _pixel_range(
-    pixels: Any, model: keras.Model, graph: Graph | None, spec: tf.TensorSpec
-) -> tuple[float, float] | None:
-    """What bytes 0 and 255 stand for, or None if no bytes are taken."""
-    if pixels is None:
-        if not signatures.is_image(spec):
-            return None
-        culprit = (
-            f"model {model.name!r}, which does not say what it computes,"
-            if graph is None
-            else changed_pixels(graph)
+def _takes_bytes(model: keras.Model, graph: Graph | None) -> bool:
+    culprit = (
+        f"model {model.name!r}, which does not say what it computes,"
+        if graph is None
+        else changed_pixels(graph)
+    )
+    if culprit:
+        warnings.warn(
+            "The SavedModel takes neither bytes nor PNG files: "
+            f"{culprit} may scale pixels. Give the numbers that the bytes "
+            "0 and 255 stand for, `pixels=(0, 255)` if the model divides "
+            "by 255 itself, or `pixels=False`.",
+            stacklevel=3,
         )
-        if culprit:
-            warnings.warn(
-                "The SavedModel takes neither bytes nor PNG files: "
-                f"{culprit} may scale pixels. Give the numbers that the bytes "
-                "0 and 255 stand for, `pixels=(0, 255)` if the model divides "
-                "by 255 itself, or `pixels=False`.",
-                stacklevel=3,
+    return not culprit
+
+
+def _logits_of(model: keras.Model) -> Callable[[Any], Any]:
+    """The model, whose answers are checked when it is traced."""
+    network = single_tensor_function(model)
+
+    def logits_of(images: Any) -> Any:
+        logits = network(images)
+        if logits.shape.rank != 2 or not logits.dtype.is_floating:
+            raise ValueError(
+                "model must return logits of shape (batch, classes). "
+                f"Received: {logits.dtype.name} of shape {logits.shape}"
             )
-            return None
-        pixels = True
-    return signatures.pixel_range(pixels)
+        last = probability_operation(logits)
+        _refuse_probabilities(last and f"operation {last}")
+        return logits
+
+    return logits_of
+
+
+def _certifier(model: keras.Model) -> Certifier | None:
+    try:
+        return certifier(model)
+    except ValueError as error:
+        warnings.warn(
+            f"The SavedModel gets no signature {signatures.CERTIFY}: {error}",
+            stacklevel=3,
+        )
+        return None
 
 
 def _refuse_unanswered(signature: signatures.Signature) -> None:
@@ -266,15 +236,21 @@ def _refuse_unanswered(signature: signatures.Signature) -> None:
         _refuse_probabilities(f"numbers that sum to {total:.6f}")
 
 
-def _certifier(model: keras.Model) -> Certifier | None:
-    try:
-        return certifier(model)
-    except ValueError as error:
-        warnings.warn(
-            f"The SavedModel gets no signature {CERTIFY_SIGNATURE}: {error}",
-            stacklevel=4,
+def _write(served: dict[str, signatures.Signature], path: Path) -> None:
+    archive = keras.export.ExportArchive()
+    for name, signature in served.items():
+        archive.add_endpoint(
+            name, signature.function, input_signature=[signature.input_spec]
         )
-        return None
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
+    archive.write_out(str(path), options=options, verbose=False)
+    requests = {
+        name: {signature.input_spec.name: signature.example}
+        for name, signature in served.items()
+        if signature.example is not None
+    }
+    warm_up.write(path, requests)
+    checksums.write(path)
 
 
 def _refuse_python_ops(path: Path) -> None:
@@ -294,20 +270,12 @@ def _refuse_python_ops(path: Path) -> None:
 
 
 def _replace(target: Path, complete: Path, replaced: Path) -> None:
-    """Puts `complete` in the place of `target`, or leaves both alone."""
-    if not target.exists():
-        complete.rename(target)
-        return
+    """Moves `complete` to `target`, or leaves both alone."""
     try:
-        target.rename(replaced)
+        if target.exists():
+            target.rename(replaced)
         complete.rename(target)
     except BaseException:
-        if not target.exists():
+        if replaced.exists() and not target.exists():
             replaced.rename(target)
         raise
-
-
-def _remove_leftovers(parent: Path) -> None:
-    """Removes what exports that were killed have left behind."""
-    for leftover in parent.glob(".exporting-*"):
-        shutil.rmtree(leftover, ignore_errors=True)

@@ -53,11 +53,10 @@ def signatures(
 ) -> dict[str, Signature]:
     """Makes the signatures that a classifier is exported with.
 
-    "serving_default" answers `OUTPUTS`. If the model is one of images with
-    pixels in a known range, "serving_uint8" takes bytes, and "serving_png"
-    encoded images, of shape (batch,). With a certifier
-    there are "certify", "certify_uint8" and "certify_png" as well, which
-    answer `certified_radius` too.
+    "serving_default" answers `OUTPUTS`. For images whose pixels are in a known
+    range, "serving_uint8" takes bytes, and "serving_png" encoded images, of
+    shape (batch,). With a certifier there are "certify", "certify_uint8" and
+    "certify_png" as well, which answer `certified_radius` too.
 
     A request fails, with `tf.errors.InvalidArgumentError`, if its images are
     none or more than `max_batch_size`, do not have the shape of the input, are
@@ -67,17 +66,13 @@ def signatures(
     Args:
       network: maps images to logits (batch, classes), or one logit (batch, 1),
         see `class_logits`.
-      input_spec: of the images, shape (None, ...), with a name.
-      certifier: of the network, if there is one.
+      input_spec: the spec of the images, shape (None, ...), with a name.
+      certifier: that of the network, if there is one.
       pixels: see `pixel_range`; it matters only where `is_image(input_spec)`.
       max_batch_size: the most images in one request, >= 1.
 
     Returns:
       Signatures by name.
-
-    Raises:
-      TypeError: if `max_batch_size` is not an integer.
-      ValueError: if it is below 1, or as `pixel_range`.
 
     >>> spec = tf.TensorSpec([None, 1, 2, 1], tf.float32, "image")
     >>> served = signatures(lambda x: tf.reshape(x, [-1, 2]), spec)
@@ -96,12 +91,6 @@ def signatures(
         network, input_signature=[input_spec], autograph=False
     )
 
-    def serve(images: Any) -> dict[str, Any]:
-        return answers(images)
-
-    def certify(images: Any) -> dict[str, Any]:
-        return answers(images, certifier)
-
     def answers(images: Any, bounds: Certifier | None = None) -> dict[str, Any]:
         images = _checked(images, input_spec, max_batch_size)
         count = tf.shape(images)[0]
@@ -109,12 +98,8 @@ def signatures(
         logits = logits_of(images)
         if logits.dtype.size < 4:
             logits = tf.cast(logits, tf.float32)
-        numbers = tf.debugging.Assert(
-            tf.logical_not(tf.reduce_any(tf.math.is_nan(logits))),
-            ["The logits of an image are NaN."],
-        )
-        with tf.control_dependencies([numbers]):
-            logits = tf.identity(logits)
+        numbers = tf.logical_not(tf.reduce_any(tf.math.is_nan(logits)))
+        logits = _require(logits, numbers, "The logits of an image are NaN.")
         classes = class_logits(logits)
         answers = {
             "logits": logits,
@@ -125,9 +110,11 @@ def signatures(
             answers["certified_radius"] = bounds(images, logits)
         return {name: answer[:count] for name, answer in answers.items()}
 
-    functions = {"serving": serve}
+    functions: dict[str, Callable[[Any], dict[str, Any]]] = {
+        "serving": lambda images: answers(images)
+    }
     if certifier is not None:
-        functions["certify"] = certify
+        functions["certify"] = lambda images: answers(images, certifier)
     served = {}
     for name, function in functions.items():
         default = DEFAULT if name == "serving" else CERTIFY
@@ -162,12 +149,6 @@ def pixel_range(
 ) -> tuple[float, float] | None:
     """The numbers that bytes 0 and 255 stand for, None if they stand for none.
 
-    Args:
-      pixels: two increasing numbers, True for (0, 1), or False.
-
-    Raises:
-      ValueError: if it is anything else.
-
     >>> pixel_range((0, 255)), pixel_range(True), pixel_range(False)
     ((0.0, 255.0), (0.0, 1.0), None)
     """
@@ -196,24 +177,27 @@ def _ramp(spec: tf.TensorSpec, ends: tuple[float, float]) -> np.ndarray | None:
 def _checked(images: Any, spec: tf.TensorSpec, max_batch_size: int) -> Any:
     # Not known when traced: a server feeds whatever shape it was sent.
     images = tf.ensure_shape(images, spec.shape)
-    checks = [_count_check(images, spec.name, max_batch_size)]
-    if spec.dtype.is_floating:
-        checks.append(
-            tf.debugging.Assert(
-                tf.reduce_all(tf.math.is_finite(images)),
-                [f"{spec.name} must be finite. Received: NaN or infinity"],
-            )
-        )
-    with tf.control_dependencies(checks):
-        return tf.identity(images)
+    images = _require_count(images, spec.name, max_batch_size)
+    if not spec.dtype.is_floating:
+        return images
+    finite = tf.reduce_all(tf.math.is_finite(images))
+    said = f"{spec.name} must be finite. Received: NaN or infinity"
+    return _require(images, finite, said)
 
 
-def _count_check(images: Any, name: str, max_batch_size: int) -> Any:
+def _require_count(images: Any, name: str, max_batch_size: int) -> Any:
     count = tf.shape(images)[0]
-    return tf.debugging.Assert(
-        tf.logical_and(count >= 1, count <= max_batch_size),
-        [f"{name} must hold 1 to {max_batch_size} images. Received:", count],
-    )
+    right = tf.logical_and(count >= 1, count <= max_batch_size)
+    said = f"{name} must hold 1 to {max_batch_size} images. Received:"
+    return _require(images, right, said, count)
+
+
+def _require(tensor: Any, condition: Any, *said: Any) -> Any:
+    """The tensor if a condition holds, else an error that says something."""
+    with tf.control_dependencies([tensor]):
+        check = tf.debugging.Assert(condition, said)
+    with tf.control_dependencies([check]):
+        return tf.identity(tensor)
 
 
 def _whole_blocks(images: Any, count: Any) -> Any:
@@ -253,26 +237,24 @@ def _from_png(decoded: Signature, max_batch_size: int) -> Signature:
         long_enough = tf.strings.length(encoded) >= _PNG_HEADER_BYTES
         header = tf.where(long_enough, encoded, " " * _PNG_HEADER_BYTES)
         magic = tf.strings.substr(header, 0, len(_PNG_MAGIC))
-        checks = [
-            _count_check(encoded, name, max_batch_size),
-            tf.debugging.Assert(
-                tf.reduce_all(magic == _PNG_MAGIC),
-                [f"{expected}. Received: something that is not a PNG file"],
-            ),
-        ]
+        encoded = _require_count(encoded, name, max_batch_size)
+        encoded = _require(
+            encoded,
+            tf.reduce_all(magic == _PNG_MAGIC),
+            f"{expected}. Received: something that is not a PNG file",
+        )
         # Before anything is decoded: a small file can hold a huge image.
         size = tf.io.decode_raw(
             tf.strings.substr(header, _PNG_HEADER_BYTES - 8, 8),
             tf.int32,
             little_endian=False,
         )
-        with tf.control_dependencies(checks):
-            right_size = tf.debugging.Assert(
-                tf.reduce_all(size == [width, height]),
-                [f"{expected}. Received: width and height", size],
-            )
-        with tf.control_dependencies([right_size]):
-            encoded = tf.identity(encoded)
+        encoded = _require(
+            encoded,
+            tf.reduce_all(size == [width, height]),
+            f"{expected}. Received: width and height",
+            size,
+        )
         images = tf.map_fn(
             lambda png: tf.io.decode_png(png, channels),
             encoded,

@@ -12,16 +12,6 @@ import tensorflow as tf
 
 PATH = "assets.extra/tf_serving_warmup_requests"
 
-# Numbers of fields in tensorflow_serving/apis: prediction_log.proto,
-# predict.proto and model.proto; in a map, of key and value.
-_LOG_PREDICT = 6
-_PREDICT_REQUEST = 1
-_REQUEST_MODEL = 1
-_REQUEST_INPUTS = 2
-_MODEL_SIGNATURE = 3
-_MAP_KEY = 1
-_MAP_VALUE = 2
-
 
 def write(
     version: str | Path, requests: Mapping[str, Mapping[str, np.ndarray]]
@@ -34,10 +24,7 @@ def write(
 
     Args:
       version: a version directory, the one with saved_model.pb in it.
-      requests: from names of signatures to input arrays by name.
-
-    Returns:
-      The path of the file, a TFRecord of `PredictionLog`s.
+      requests: maps names of signatures to input arrays by name.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as version:
@@ -55,16 +42,14 @@ def write(
 
 
 def _prediction_log(signature: str, inputs: Mapping[str, np.ndarray]) -> bytes:
-    request = _field(
-        _REQUEST_MODEL, _field(_MODEL_SIGNATURE, signature.encode())
-    )
+    """The numbers are those of tensorflow_serving/apis/*.proto."""
+    model_spec = _field(3, signature.encode())
+    request = _field(1, model_spec)
     for name, array in inputs.items():
         tensor = tf.make_tensor_proto(array).SerializeToString()
-        request += _field(
-            _REQUEST_INPUTS,
-            _field(_MAP_KEY, name.encode()) + _field(_MAP_VALUE, tensor),
-        )
-    return _field(_LOG_PREDICT, _field(_PREDICT_REQUEST, request))
+        request += _field(2, _field(1, name.encode()) + _field(2, tensor))
+    predict_log = _field(1, request)
+    return _field(6, predict_log)
 
 
 def _field(number: int, content: bytes) -> bytes:
@@ -77,5 +62,4 @@ def _varint(value: int) -> bytes:
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    return bytes([*encoded, value])

@@ -97,7 +97,8 @@ def log_norm(matrix, alpha, step):
 @pytest.mark.parametrize(
     "call, dtype, delta_bar, alpha, step",
     [
-        *(("graph", dtype, *case) for dtype in DTYPES for case in LOG_NORMS),
+        *(("graph", "float64", *case) for case in LOG_NORMS),
+        *(("graph", "float32", *case) for case in LOG_NORMS[1::2]),
         *(("xla", "float32", *case) for case in LOG_NORMS[::3]),
         ("xla", "float64", *LOG_NORMS[0]),
         ("xla", "float64", *LOG_NORMS[7]),
@@ -126,7 +127,8 @@ def test_log_norm(call, dtype, delta_bar, alpha, step):
 @pytest.mark.parametrize("delta_bar, alpha, step", LOG_NORMS[::7])
 def test_log_norm_without_state(call, dtype, delta_bar, alpha, step):
     apply = call(LogNormConstraint(delta_bar, alpha, step))
-    for name, kernel in kernels(dtype).items():
+    eager = call is tf.function  # where a search takes a second
+    for name, kernel in list(kernels(dtype).items())[:: 3 if eager else 1]:
         result = apply(tf.constant(kernel)).numpy()
         reached, error = log_norm(result, alpha, step)
         assert np.isfinite(result).all(), name
@@ -180,9 +182,14 @@ def test_product(call, dtype, bound, alpha):
             assert reached <= bound + error, name
 
 
-@pytest.mark.parametrize("call", MODES, indirect=True)
 @pytest.mark.parametrize(
-    "dtype, number", [("float32", np.nan), ("float64", np.inf)]
+    "call, dtype, number",
+    [
+        ("graph", "float64", np.inf),
+        ("xla", "float32", np.nan),
+        ("functions_eager", "float32", np.inf),
+    ],
+    indirect=["call"],
 )
 def test_what_is_not_finite_is_not_hidden_and_leaves_the_state(
     call, dtype, number

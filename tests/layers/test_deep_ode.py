@@ -15,6 +15,7 @@ from stable_node_tf import (
     StabilityMonitor,
     product_log_norm,
 )
+from stable_node_tf.constraints import apply_constraints
 from stable_node_tf.solvers import ImplicitMidpoint, SSPRungeKutta3
 
 FREE = {"activation": LeakyTanh(0.2), "dtype": "float64"}
@@ -124,7 +125,7 @@ def test_the_flow_obeys_its_bound():
 class CertifiedAtEveryStep(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         layer = self.model.get_layer("ode")
-        assert layer._certified_upper(layer._kernel_values()) <= 0.5
+        assert layer._constrained_upper(layer._kernel_values()) <= 0.5
 
 
 @pytest.mark.parametrize(
@@ -177,13 +178,23 @@ def test_weights_set_by_hand_are_noticed():
     layer.kernels[0].assign(9.0 * np.eye(5, 4))
     with pytest.raises(ValueError, match="'mine'.*delta_bar=0.5"):
         layer.assert_constraints()
-    last = layer.kernels[-1]
-    last.assign(last.constraint(last))
+    apply_constraints(layer.weights)
     layer.assert_constraints()
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_what_is_not_finite_is_named(number):
+    layer = built(delta_bar=0.5, name="mine")
+    layer.kernels[1].assign(np.full((4, 5), number))
+    message = "`kernel_2 of layer 'mine'` must be finite.* 20 NaN or infinite"
+    for bounds in (layer.assert_constraints, layer.stability):
+        with pytest.raises(ValueError, match=message):
+            bounds()
+
+
+@pytest.mark.parametrize(
+    ("value", "jit_compile"), [(np.inf, False), (np.nan, True)]
+)
 def test_training_that_has_diverged_goes_on(value, jit_compile):
     """As it does with a StableODELayer."""
     layer = DeepODELayer((4,), delta_bar=0.3)

@@ -23,35 +23,6 @@ each_layer = pytest.mark.parametrize("kind", LAYERS)
 
 
 @each_layer
-def test_statistics(kind):
-    layer = LAYERS[kind](solver=PerSampleDormandPrince(1e-6, 1e-7))
-    scaled = layer(STATES * [[0.1], [1.0], [100.0]])
-    statistics = layer.solver_statistics(scaled)
-    pieces = 2 if kind == "pieces" else 1
-    assert (statistics.accepted.numpy() >= pieces).all()
-    assert (statistics.status.numpy() == 0).all()
-    steps = statistics.accepted + statistics.rejected
-    np.testing.assert_array_equal(
-        statistics.num_ode_fn_evaluations, 2 * pieces + 6 * steps
-    )
-    assert (statistics.last_step.numpy() <= 1.0 / pieces).all()
-    for values in statistics:
-        assert values.shape == (3,)
-    others = layer.solver_statistics(tf.repeat(scaled[1:2], 3, axis=0))
-    np.testing.assert_array_equal(others.accepted[1], statistics.accepted[1])
-
-
-@each_layer
-def test_statistics_need_a_step_control_of_each_row(kind):
-    with pytest.raises(ValueError, match="PerSampleDormandPrince"):
-        LAYERS[kind](solver="euler").solver_statistics(STATES)
-    with pytest.raises(ValueError, match="no weights yet"):
-        LAYERS[kind](solver="dormand_prince_per_sample").solver_statistics(
-            STATES
-        )
-
-
-@each_layer
 def test_input_that_is_not_finite(kind):
     """NaN on a grid, in that row only; an error where it would not end."""
     states = STATES.copy()
@@ -65,10 +36,6 @@ def test_input_that_is_not_finite(kind):
         solve = tf.function(layer)
         with pytest.raises(tf.errors.InvalidArgumentError, match="finite"):
             solve(states)
-    layer = LAYERS[kind](solver="dormand_prince_per_sample")
-    layer.build(states.shape)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="finite"):
-        layer.solver_statistics(states)
 
 
 @each_layer
@@ -122,14 +89,10 @@ def test_trajectories_refuse_what_they_cannot_follow(kind):
         STATES.astype(str),
         STATES > 0.0,
     ):
-        for method in (
-            lambda u: layer.trajectory(u, [0.0, 0.9]),
-            layer.solver_statistics,
+        with pytest.raises(
+            ValueError, match=r"`inputs` must be real.* Received: inputs of"
         ):
-            with pytest.raises(
-                ValueError, match=r"`inputs` must be real.* Received: inputs of"
-            ):
-                method(state)
+            layer.trajectory(state, [0.0, 0.9])
     for times in (0.5, None, [[0.5]], ["0.5"], [None], "half"):
         with pytest.raises(TypeError, match="`times` must be"):
             layer.trajectory(STATES, times)
@@ -158,7 +121,7 @@ def test_arguments_of_the_solver_and_of_the_activation(kind):
         ),
         (
             {"solver": "dormand_prince", "num_steps": 10},
-            "`num_steps` .* DormandPrince has none",
+            "`num_steps` is not an arg.* solver DormandPrince or",
         ),
         ({"alpha": 0.3}, r"give activation=SmoothLeakyReLU\(alpha=0.3\)"),
     ):

@@ -1,0 +1,131 @@
+"""What is known about each type of layer, by which models are certified.
+
+Every layer registers its own rule, those of this package too. The module
+imports no layers, so that each of them can import it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+
+from stable_node_tf.certification.forward_rounding import Computed
+from stable_node_tf.model_graph.graph import title
+from stable_node_tf.replaced_methods import replaced_methods
+
+Rounding = Callable[[Any, Computed, float, tuple[int, ...]], Computed | None]
+
+
+class Rule(NamedTuple):
+    """See `register_rule`."""
+
+    lipschitz: Callable[[Any], float]
+    rounding: Rounding | None
+
+
+_RULES: dict[type[keras.layers.Layer], Rule] = {}
+
+
+def register_rule(
+    layer_type: type[keras.layers.Layer],
+    *,
+    lipschitz: Callable[[Any], float],
+    rounding: Rounding | None = None,
+) -> None:
+    """Says what is proven about the layers of a type.
+
+    Models with such layers are then certified, exported ones included. The rule
+    holds for that very type and not for its subclasses, which may compute
+    anything, and only for instances none of whose methods was replaced.
+
+    Args:
+      layer_type: a subclass of `keras.layers.Layer`.
+      lipschitz: takes a layer, with its weights as they are now, and returns a
+        Lipschitz constant in the 2-norm over all entries of an input, in real
+        arithmetic and inference mode. It may raise a ValueError that says why
+        there is none.
+      rounding: bounds the rounding errors of a layer; without it, certificates
+        hold in real arithmetic. It takes the layer, the `Computed` state before
+        it, the unit roundoff u of its dtype and the shape of an input without
+        the batch, and returns the state after it, or None if nothing is known.
+
+    Raises:
+      TypeError: if `layer_type` is not a type of layer.
+
+    >>> class Halved(keras.layers.Layer):
+    ...     def call(self, inputs):
+    ...         return inputs / 2.0
+    >>> register_rule(Halved, lipschitz=lambda layer: 0.5)
+    >>> logits = keras.layers.Dense(2, kernel_initializer="identity")
+    >>> model = keras.Sequential([keras.Input((2,)), Halved(), logits])
+    >>> from stable_node_tf import certified_radii
+    >>> labels, radii = certified_radii(model, [[4.0, 0.0]])
+    >>> labels, radii.round(3)  # the boundary is at distance √8
+    (array([0]), array([2.828]))
+    """
+    if not (
+        isinstance(layer_type, type)
+        and issubclass(layer_type, keras.layers.Layer)
+    ):
+        raise TypeError(
+            "`layer_type` must be a subclass of keras.layers.Layer. "
+            f"Received: layer_type={layer_type!r}"
+        )
+    _RULES[layer_type] = Rule(lipschitz, rounding)
+
+
+def rule_of(layer: Any) -> Rule:
+    """Returns the rule of the very type of a layer.
+
+    Raises:
+      ValueError: naming the layer, if there is none, or one of its methods was
+        replaced.
+    """
+    if type(layer) not in _RULES:
+        raise ValueError(
+            f"No Lipschitz constant is known for {title(layer)}"
+            f"{with_activation(layer)}. Expected: a layer whose type has a "
+            "rule, see `stable_node_tf.certification.register_rule`"
+        )
+    replaced = replaced_methods(layer)
+    if replaced:
+        raise ValueError(
+            "A certified model must compute what the types of its parts say. "
+            f"Received: {title(layer)}, whose `{replaced[0]}` was replaced"
+        )
+    return _RULES[type(layer)]
+
+
+def layer_lipschitz(layer: Any) -> float:
+    """Returns the Lipschitz constant that the rule of a layer knows.
+
+    Raises:
+      ValueError: naming the layer, if its type has no rule, one of its methods
+        was replaced, or the rule finds no constant.
+    """
+    bound = rule_of(layer).lipschitz(layer)
+    if not bound >= 0.0:
+        raise ValueError(
+            f"The rule of {title(layer)} must return a number >= 0. "
+            f"Received: {bound}"
+        )
+    return float(bound)
+
+
+def after_layer(
+    layer: Any, state: Computed | None, unit: float, shape: tuple[int, ...]
+) -> Computed | None:
+    """Returns the state after a layer; None where rounding is not bounded."""
+    rounding = rule_of(layer).rounding
+    if state is None or rounding is None:
+        return None
+    return rounding(layer, state, unit, shape)
+
+
+def with_activation(layer: Any) -> str:
+    """Words that name the activation of a layer, if it has one."""
+    activation = getattr(layer, "activation", None)
+    if activation in (None, keras.activations.linear):
+        return ""
+    name = getattr(activation, "__name__", type(activation).__name__)
+    return f" with activation {name}"
