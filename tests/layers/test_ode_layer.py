@@ -42,8 +42,8 @@ def test_input_that_is_not_finite(kind):
 @pytest.mark.parametrize(
     ("solver", "error", "message"),
     [
-        ("dopri5", ValueError, "`solver` must be one of 'euler'.*'dopri5'"),
-        (20, TypeError, "`solver` must be one of 'euler'.*20"),
+        ("dopri5", ValueError, "`solver` must be one of .*'euler'.*'dopri5'"),
+        (20, TypeError, "`solver` must be one of .*'euler'.*20"),
         (
             {"class_name": "stable_node_tf>Euler", "config": {"num_steps": 0}},
             ValueError,
