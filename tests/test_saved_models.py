@@ -85,8 +85,8 @@ def test_saved_model(name, images):
     np.testing.assert_allclose(logits, answers["logits"][:50], atol=1e-3)
     assert zoo.bounds(model)["lipschitz"] == pytest.approx(proven, rel=0.02)
     np.testing.assert_allclose(
-        certifier(model)(test.pixels, answers["logits"]),
-        answers["certified_radius"],
+        certifier(model)(test.pixels[:50], answers["logits"][:50]),
+        answers["certified_radius"][:50],
         rtol=0.02,
         atol=1e-4,
     )
