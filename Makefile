@@ -11,9 +11,10 @@ RESULTS ?=
 ARGS    ?=
 
 # What `make quick` tests: mathematics, layers, constraints, what users import.
-CORE := tests/stability tests/constraints tests/layers tests/models \
-	tests/test_activations.py tests/test_losses.py tests/test_initializers.py \
-	tests/trainers/test_recipe.py tests/trainers/test_command_line.py
+CORE := tests/constraints/test_constraints.py tests/layers/test_stable_ode.py \
+	$(addprefix tests/stability/test_,lipschitz.py slope_interval.py log_norm.py) \
+	$(addprefix tests/test_,activations.py losses.py initializers.py) \
+	$(addprefix tests/trainers/test_,recipe.py command_line.py)
 
 SHELL       := bash
 .SHELLFLAGS := -eo pipefail -c
