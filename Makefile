@@ -10,6 +10,12 @@ SEED    ?=
 RESULTS ?=
 ARGS    ?=
 
+# What `make quick` tests: mathematics, layers, constraints, what users import.
+CORE := tests/constraints/test_constraints.py tests/layers/test_stable_ode.py \
+	$(addprefix tests/stability/test_,lipschitz.py slope_interval.py log_norm.py) \
+	$(addprefix tests/test_,activations.py losses.py initializers.py) \
+	$(addprefix tests/trainers/test_,recipe.py command_line.py)
+
 SHELL       := bash
 .SHELLFLAGS := -eo pipefail -c
 
@@ -24,7 +30,7 @@ SHOW_LARGE = awk '/^ *(Downloading|Using cached) .* MB/ {sub(/^ */, "  "); \
 	print; fflush()} /^Installing collected/ {print "  Installing"; fflush()}'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv data train certify compare sweep baselines zoo test lint format \
+.PHONY: help venv data train certify compare sweep baselines zoo quick test lint format \
 	docs bazel clean
 
 help:  ## show this list
@@ -71,7 +77,7 @@ train: venv  ## train one model (DATASET, SEED, ARGS="--delta_bar=0 ...")
 certify: venv  ## train for certified accuracy and report it (DATASET, SEED)
 	$(PYTHON) -m trainers.certify --dataset=$(or $(DATASET),mnist) \
 	  --output=results/$(or $(DATASET),mnist)/certified \
-	  $(if $(SEED),--set=seed=$(SEED)) $(ARGS)
+	  $(if $(SEED),--seed=$(SEED)) $(ARGS)
 
 compare: venv  ## train, attack, export four models (DATASET, PRESET, SEED)
 	$(PYTHON) -m trainers.compare --dataset=$(or $(DATASET),mnist) \
@@ -89,6 +95,9 @@ baselines: venv  ## train and attack methods of others alike (DATASET, SEED)
 
 zoo: venv  ## build what is missing or out of date in saved_models/
 	$(PYTHON) -m trainers.zoo $(ARGS)
+
+quick: lint  ## lint, types and the core's tests, in 90 seconds
+	$(PYTHON) -m pytest -q -n 2 --dist loadscope -m "not slow" $(CORE) $(ARGS)
 
 test: lint  ## all that CI checks: ruff, mypy, pytest with the doctests
 	$(PYTHON) -m pytest -n 2 --dist loadscope $(ARGS)

@@ -1,6 +1,6 @@
 r"""Our attacks against Foolbox and ART: the same figures, and how fast.
 
-    python -m trainers.train --width=128 --rotation=16 --epochs=12 \
+    python -m trainers.train --width=128 --initial_skew_norm=16 --epochs=12 \
         --output=results/attacks/ordinary
     python benchmarks/attacks.py --model=results/attacks/ordinary/model.keras \
         --rounds=3 --output=benchmarks/attacks.json

@@ -1,5 +1,6 @@
 """The documentation builds, links lead somewhere, and its notebook runs."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 import stable_node_tf
 from stable_node_tf import attacks, solvers
+from trainers import command_line
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -36,9 +38,10 @@ def test_programs_and_flags_exist(page):
     """A command in the documents names a module and flags that are there."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for module, rest in re.findall(r"python -m (trainers\.\w+)([^\n`]*)", text):
-        source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+        program = importlib.import_module(module)
+        flags = command_line.help_text(program.main).partition("\nFlags:")[2]
         for flag in re.findall(r"--(\w+)", rest):
-            known = f'"{flag}"' in source or f"define_{flag}(" in source
+            known = re.search(rf"^  --(\[no\])?{flag}\b", flags, re.M)
             assert known, f"{page.name}: {module} --{flag}"
 
 

@@ -42,15 +42,15 @@ def curves(
         attack = record["attacks"][name]
         budgets = attack["settings"]["epsilons"]
         points = dict(zip(budgets, attack["accuracies"], strict=True))
-        about = (attack[key] for key in ("title", "norm", "style"))
-        found.append(Curve(name, *about, points))
+        title, norm, style = (attack[k] for k in ("title", "norm", "style"))
+        found.append(Curve(name, title, norm, style, points))
     if CERTIFIED in record:
         points = {
             point["radius"]: point["accuracy"]
             for point in record[CERTIFIED][CERTIFIED]
         }
-        style = {"color": drawing.GREY}
-        found.append(Curve(CERTIFIED, CERTIFIED, "l2", style, points))
+        gray = {"color": drawing.GREY}
+        found.append(Curve(CERTIFIED, CERTIFIED, "l2", gray, points))
     return found
 
 

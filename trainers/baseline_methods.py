@@ -28,10 +28,6 @@ class InfinityLogNormPenalty(keras.regularizers.Regularizer):
     Args:
       weight: positive and finite.
 
-    Raises:
-      TypeError: if `weight` is not a real number.
-      ValueError: if it is not finite and positive.
-
     >>> A = tf.constant([[-1.0, 3.0], [0.5, -2.0]])
     >>> float(InfinityLogNormPenalty(0.25)(A))
     0.5
@@ -68,10 +64,6 @@ class ShiftConstraint(keras.constraints.Constraint):
     Args:
       delta_bar: δ̄ <= 0.
       alpha: smallest slope of the activation, in (0, 1).
-
-    Raises:
-      TypeError: if an argument is not a real number.
-      ValueError: if `delta_bar` is positive or `alpha` not in (0, 1).
 
     >>> shifted = ShiftConstraint(0.0, 0.25)(tf.constant([[0., 4.], [-4., 0.]]))
     >>> shifted.numpy().round(3)
@@ -129,13 +121,7 @@ class PerturbedTraining(keras.Model):
         self._noise_seed = seed
 
     def perturb(self, images: Any, labels: Any, seed: Any) -> Any:
-        """Returns the images to train on; a subclass says which.
-
-        Args:
-          images: floats in [0, 1], of shape (batch, ...).
-          labels: of shape (batch,).
-          seed: integers, of shape (2,), that differ from step to step.
-        """
+        """Returns the images to train on; `seed` differs in every step."""
         raise NotImplementedError
 
     def train_step(self, data):

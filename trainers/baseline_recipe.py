@@ -6,23 +6,23 @@ from typing import Any
 import keras
 
 from stable_node_tf import SpectralNormConstraint
-from stable_node_tf.checks import check_number
 from trainers import baseline_methods
-from trainers.recipe import Recipe, require
+from trainers.recipe import Recipe
+from trainers.settings import require, setting
 from trainers.variants import variants
 
 
-def _penalize(model: keras.Model, weight: float, recipe: Recipe) -> None:
+def _penalize(model: keras.Model, weight: float, seed: int) -> None:
     kernel = model.get_layer("ode").kernel
     kernel.regularizer = baseline_methods.InfinityLogNormPenalty(weight)
 
 
-def _shift(model: keras.Model, delta_bar: float, recipe: Recipe) -> None:
+def _shift(model: keras.Model, delta_bar: float, seed: int) -> None:
     alpha = model.get_layer("ode").alpha
     _constrain(model, baseline_methods.ShiftConstraint(delta_bar, alpha))
 
 
-def _bound(model: keras.Model, max_norm: float, recipe: Recipe) -> None:
+def _bound(model: keras.Model, max_norm: float, seed: int) -> None:
     _constrain(model, SpectralNormConstraint(max_norm))
 
 
@@ -32,54 +32,47 @@ def _constrain(model: keras.Model, constraint: Any) -> None:
     kernel.assign(constraint(kernel))
 
 
-def _add_noise(
-    model: keras.Model, deviation: float, recipe: Recipe
-) -> keras.Model:
-    return baseline_methods.GaussianNoiseTraining(model, deviation, recipe.seed)
-
-
-def _attack(model: keras.Model, epsilon: float, recipe: Recipe) -> keras.Model:
-    return baseline_methods.FgsmTraining(model, epsilon, recipe.seed)
-
-
-_METHODS = {
-    "none": lambda model, strength, recipe: None,
+# Each changes a model in place, or returns another one to train.
+_METHODS: dict[str, Any] = {
+    "none": lambda *_: None,
     "mu_inf_penalty": _penalize,
     "shift": _shift,
     "spectral_norm": _bound,
-    "gaussian_noise": _add_noise,
-    "fgsm_training": _attack,
+    "gaussian_noise": baseline_methods.GaussianNoiseTraining,
+    "fgsm_training": baseline_methods.FgsmTraining,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class BaselineRecipe(Recipe):
-    """One training run with a method of others.
+    """One training run with a method of others."""
 
-    Attributes:
-      method: "none"; "mu_inf_penalty", "shift" or "spectral_norm" for A; or
-        "gaussian_noise" or "fgsm_training" for the images. See
-        `trainers.baseline_methods`.
-      strength: weight of the penalty; δ̄ of the shift; bound on |A|₂; standard
-        deviation of the noise; or ε of FGSM.
-    """
-
-    method: str = "none"
-    strength: float = 0.0
+    method: str = setting(
+        "none",
+        "mu_inf_penalty, shift or spectral_norm act on A, gaussian_noise and "
+        "fgsm_training on the images. See trainers/baseline_methods.py.",
+        choices=_METHODS,
+    )
+    strength: float = setting(
+        0.0,
+        "Weight of the penalty; δ̄ of the shift; bound on |A|₂; standard "
+        "deviation of the noise; or ε of FGSM.",
+    )
 
     def __post_init__(self) -> None:
         """Refuses values that no training run can have."""
         super().__post_init__()
-        known = self.method in _METHODS
-        require(known, "method", self.method, f"one of {tuple(_METHODS)}")
-        strength = check_number(self.strength, "strength")
         free = self.method in ("none", "shift")
-        require(free or strength > 0.0, "strength", strength, "positive")
+        allowed = free or self.strength > 0.0
+        require(allowed, "strength", self.strength, "positive")
 
-    def build(self, name: str) -> keras.Model:
+    def build(
+        self, name: str, image_shape: tuple[int, ...], num_classes: int
+    ) -> keras.Model:
         """Returns the untrained model, not compiled."""
-        model = super().build(name)
-        return _METHODS[self.method](model, self.strength, self) or model
+        model = super().build(name, image_shape, num_classes)
+        apply = _METHODS[self.method]
+        return apply(model, self.strength, self.seed) or model
 
 
 # The best out of four to six values each, see docs/results.md: mean accuracy
@@ -95,10 +88,10 @@ STRENGTHS = {
 
 
 def baselines(recipe: Recipe) -> dict[str, BaselineRecipe]:
-    """All recipes of the comparison, ours first.
+    """Returns all recipes of the comparison, ours first.
 
     Args:
-      recipe: all three bounds given, as for `trainers.variants.variants`.
+      recipe: one with all three bounds, as `trainers.variants.variants` takes.
     """
     ours = {
         name: BaselineRecipe(**dataclasses.asdict(variant))

@@ -1,102 +1,49 @@
 """How to train for certified accuracy: choices of a run, checked when made."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
 
 import keras
 
-from stable_node_tf.checks import check_alpha, check_number
 from stable_node_tf.losses import MarginCrossentropy
 from stable_node_tf.models.certified_classifier import certified_classifier
-from trainers.data import datasets
-from trainers.recipe import fingerprint, require
+from trainers.recipe import TrainingRecipe
+from trainers.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
-class CertifiedRecipe:
-    """One training run of a `certified_classifier`.
+class CertifiedRecipe(TrainingRecipe):
+    """One training run of a `certified_classifier`."""
 
-    Attributes:
-      dataset: "mnist" or "fashion_mnist".
-      width: dimension of the ODEs.
-      blocks: pairs of an affine map and an ODE.
-      alpha: smallest slope of the activation, in (0, 1].
-      terminal_time: T of an ODE.
-      num_steps: of explicit Euler in an ODE.
-      damping: minus the diagonal of the initial A.
-      scale: of `MarginCrossentropy`: larger for accuracy, smaller for radius.
-      epochs: passes over the training images.
-      batch_size: images per step.
-      learning_rate: of Adam at the start; a cosine takes it to zero.
-      seed: of the initial weights and of the order of the images.
-      jit_compile: whether XLA compiles the train step.
-    """
+    width: int = setting(256, "Dimension of the ODEs.", least=1)
+    blocks: int = setting(
+        2, "How many pairs of an affine map and an ODE.", least=1
+    )
+    alpha: float = setting(
+        0.02, "Smallest slope of the activation, in (0, 1].", above=0, most=1
+    )
+    terminal_time: float = setting(0.1, "T of every ODE.", above=0)
+    num_steps: int = setting(1, "Steps of Euler in every ODE.", least=1)
+    damping: float = setting(
+        19.0, "Minus the diagonal of the initial A.", above=0
+    )
+    loss_scale: float = setting(
+        1.5,
+        "Factor of the margins in the loss: larger for accuracy, smaller for "
+        "radius.",
+        above=0,
+    )
+    batch_size: int = setting(256, "Images per step.", least=1)
+    learning_rate: float = setting(
+        5e-3, "Adam's at the start; a cosine takes it to zero.", above=0
+    )
 
-    dataset: str = "mnist"
-    width: int = 256
-    blocks: int = 2
-    alpha: float = 0.02
-    terminal_time: float = 0.1
-    num_steps: int = 1
-    damping: float = 19.0
-    scale: float = 1.5
-    epochs: int = 10
-    batch_size: int = 256
-    learning_rate: float = 5e-3
-    seed: int = 0
-    jit_compile: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuses values that no training run can have."""
-        known = self.dataset in datasets.NAMES
-        require(known, "dataset", self.dataset, f"one of {datasets.NAMES}")
-        for name in ("width", "blocks", "num_steps", "epochs", "batch_size"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and value >= 1
-            require(whole, name, value, "a positive integer")
-        for name in ("terminal_time", "damping", "scale", "learning_rate"):
-            value = check_number(getattr(self, name), name)
-            require(value > 0.0, name, value, "positive")
-        check_alpha(self.alpha)
-        whole = isinstance(self.seed, int) and self.seed >= 0
-        require(whole, "seed", self.seed, "an integer >= 0")
-
-    @classmethod
-    def parse(cls, dataset: str, settings: Sequence[str]) -> "CertifiedRecipe":
-        """Makes a recipe from texts such as "epochs=3".
-
-        Raises:
-          ValueError: if a text has no such form, names no field, or its value
-            is not one that the field can have.
-        """
-        values: dict[str, Any] = {"dataset": dataset}
-        kinds = {
-            field.name: type(field.default) for field in dataclasses.fields(cls)
-        }
-        for setting in settings:
-            name, _, text = setting.partition("=")
-            try:
-                kind = kinds[name]
-                values[name] = (
-                    {"true": True, "false": False}[text]
-                    if kind is bool
-                    else kind(text)
-                )
-            except (KeyError, ValueError) as error:
-                raise ValueError(
-                    "a setting must be name=value with a name out of "
-                    f"{', '.join(kinds)}. Received: {setting!r}"
-                ) from error
-        return cls(**values)
-
-    def fingerprint(self) -> str:
-        """Eight hexadecimal digits that name this recipe."""
-        return fingerprint(self)
-
-    def build(self, name: str) -> keras.Model:
+    def build(
+        self, name: str, image_shape: tuple[int, ...], num_classes: int
+    ) -> keras.Model:
         """Returns the untrained model, not compiled."""
         return certified_classifier(
+            image_shape=image_shape,
+            num_classes=num_classes,
             width=self.width,
             blocks=self.blocks,
             alpha=self.alpha,
@@ -109,4 +56,4 @@ class CertifiedRecipe:
 
     def loss(self) -> keras.losses.Loss:
         """Returns the loss to train with."""
-        return MarginCrossentropy(self.scale)
+        return MarginCrossentropy(self.loss_scale)

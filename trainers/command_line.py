@@ -1,21 +1,23 @@
-"""Runs a program of this package and prints its `--help`.
+"""Makes programs of functions: flags, `--help`, and errors in one line.
 
-absl lists flags alphabetically under the path of a file, and knows none of
-them when a program is started by its entry point. Here they come in the order
-in which the program defines them, below its docstring.
+The flags of a program are the fields of the `Settings` that its main function
+takes. Every call has flags of its own, so that programs imported side by side
+do not clash.
 """
 
-import math
+import dataclasses
+import functools
+import inspect
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any
 
-from absl import app, flags
+from absl import flags, logging
 
-flags.disclaim_key_flags()  # those defined here are of the module that asks
+from trainers.distribution import STRATEGIES
+from trainers.settings import Settings, kind_of, setting
 
 # What programs say in one line: bad input, files, a package that is missing.
 REFUSALS = (
@@ -26,117 +28,167 @@ REFUSALS = (
     ValueError,
 )
 _HELP = ("-h", "-help", "--help")
-_VALUES = {
-    "int": "N",
-    "float": "X",
-    "string": "TEXT",
-    "multi string": "TEXT",
+_DEFINE = {
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    bool: flags.DEFINE_bool,
 }
+_PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
 
 
-def define_strategy(names: Sequence[str]) -> flags.FlagHolder[str]:
-    """Defines the flag --strategy of a program that trains.
+@dataclasses.dataclass(frozen=True)
+class DataOptions(Settings):
+    """Options of every program that needs images."""
 
-    Args:
-      names: those of `trainers.distribution.strategy`.
-    """
-    return flags.DEFINE_enum(
-        "strategy",
+    data_dir: str | None = setting(
+        None,
+        "Directory of the TFDS data sets; by default $TFDS_DATA_DIR, else "
+        "~/tensorflow_datasets.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class StrategyOptions(Settings):
+    """Options of programs that train on several devices."""
+
+    strategy: str = setting(
         "none",
-        names,
         "mirrored: train on all devices of this machine. multi_worker: on the "
         "machines that TF_CONFIG lists, each of which runs this command, with "
         "a directory for output that they share. The batch is divided among "
         "them. See docs/training.md.",
-        allow_override=True,
+        choices=STRATEGIES,
     )
 
 
-def require_budgets(name: str) -> None:
-    """Makes a list flag refuse all but finite numbers >= 0, at least one."""
+def program(main: Callable[..., Any]) -> Callable[..., None]:
+    """Makes a program of a function.
 
-    def valid(values: Sequence[str]) -> bool:
-        try:
-            numbers = [float(value) for value in values]
-        except ValueError:
-            return False
-        return bool(numbers) and all(0.0 <= x < math.inf for x in numbers)
-
-    flags.register_validator(
-        name, valid, "must be finite numbers >= 0, with commas"
-    )
-
-
-def run(main: Callable[[Sequence[str]], Any]) -> None:
-    """Parses the command line and runs `main`, as `absl.app.run` does.
-
-    What is wrong with the command line is said in one line, and the exit
-    status is 1 then; after Ctrl-C it is 130.
+    The program takes the words of the command line, by default those of this
+    process. What is wrong with them, or with what they name, is said in one
+    line, and the exit status is 1; after Ctrl-C it is 130.
 
     Args:
-      main: function of a module whose docstring says what the program does and
-        whose flags are the program's.
+      main: a function whose parameters are annotated with subclasses of
+        `Settings`, and, if it takes words without a flag, the last one with
+        `list[str]`. The docstring of its module describes the program.
     """
 
-    def parse(argv: list[str]) -> list[str]:
-        if any(argument in _HELP for argument in argv[1:]):
-            print(help_text(sys.modules[main.__module__]))
-            sys.exit(0)
+    @functools.wraps(main)
+    def run(words: Sequence[str] | None = None) -> None:
+        words = sys.argv[1:] if words is None else words
+        if any(word in _HELP for word in words):
+            print(help_text(main))
+            return
+        logging.set_verbosity(logging.ERROR)  # models in turn are retraced
         try:
-            return flags.FLAGS(argv)
-        except (flags.Error, OSError) as error:  # OSError: of --flagfile
+            main(*_parsed(main, words))
+        except flags.Error as error:
             sys.exit(f"error: {error}\n--help lists the flags.")
-
-    def run_main(argv: Sequence[str]) -> Any:
-        try:
-            return main(argv)
-        except app.UsageError as error:
-            sys.exit(f"error: {error}\n--help lists the flags.")
+        except REFUSALS as error:
+            sys.exit(f"error: {error}")
         except KeyboardInterrupt:
-            print("\nInterrupted.", file=sys.stderr)
+            print(
+                "\nInterrupted. The same command carries on from what it has "
+                "written.",
+                file=sys.stderr,
+            )
             sys.exit(130)
 
-    app.run(run_main, flags_parser=parse)
+    return run
 
 
-def help_text(module: ModuleType, width: int | None = None) -> str:
-    """Describes a program: its docstring, then its flags.
+def help_text(main: Callable[..., Any], width: int | None = None) -> str:
+    """Describes a program: the docstring of its module, then its flags.
 
     Args:
-      module: the program.
+      main: the function, or the program made of it.
       width: characters a line; by default those of the terminal, at most 88.
     """
     width = width or min(shutil.get_terminal_size().columns, 88)
-    name = sys.argv[0] if module.__name__ == "__main__" else module.__name__
-    own = flags.FLAGS.flags_by_module_dict().get(name, [])
-    lines = [(module.__doc__ or "").strip(), "", *(["Flags:"] if own else [])]
-    for flag in own:
-        lines.append(f"  {_synopsis(flag)}")
+    doc = sys.modules[main.__module__].__doc__ or ""
+    lines = [doc.strip(), "", "Flags:"]
+    for field in _fields(main):
+        lines.append(f"  {_synopsis(field)}")
         lines += textwrap.wrap(
-            _description(flag),
+            _description(field),
             width,
             initial_indent=" " * 6,
             subsequent_indent=" " * 6,
         )
-    if own:
-        lines += ["", "--flagfile=FILE reads flags from a file."]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "--flagfile=FILE reads flags from a file."])
 
 
-def _synopsis(flag: flags.Flag) -> str:
-    if flag.boolean:
-        return f"--[no]{flag.name}"
-    choices = getattr(flag.parser, "enum_values", None)
-    value = "|".join(choices) if choices else _VALUES.get(flag.flag_type())
-    return f"--{flag.name}={value or 'A,B,...'}"
+def _kinds(main: Callable[..., Any]) -> list[Any]:
+    parameters = inspect.signature(main).parameters.values()
+    return [parameter.annotation for parameter in parameters]
 
 
-def _description(flag: flags.Flag) -> str:
-    text = (flag.help or "").strip()
-    if getattr(flag.parser, "enum_values", None):
-        text = text.partition(">: ")[2]  # absl puts the choices in front
-    text = text.partition(";\n    repeat this option")[0]
-    if flag.default is None or flag.default is False or flag.default == []:
+def _fields(main: Callable[..., Any]) -> list[dataclasses.Field]:
+    return [
+        field
+        for kind in _kinds(main)
+        if isinstance(kind, type) and issubclass(kind, Settings)
+        for field in dataclasses.fields(kind)
+    ]
+
+
+def _parsed(main: Callable[..., Any], words: Sequence[str]) -> list[Any]:
+    """Returns the arguments that the words of a command line stand for."""
+    values = flags.FlagValues()
+    for field in _fields(main):
+        kind, _, many = kind_of(field)
+        define: Any = flags.DEFINE_list if many else _DEFINE[kind]
+        define(field.name, None, "", flag_values=values)
+    rest = values(["program", *words])[1:]
+    arguments: list[Any] = []
+    for annotation in _kinds(main):
+        if annotation == list[str]:
+            arguments.append(rest)
+            rest = []
+        else:
+            arguments.append(_made(annotation, values))
+    if rest:
+        raise flags.Error(f"Unknown arguments: {' '.join(rest)}")
+    return arguments
+
+
+def _made(kind: type[Settings], values: flags.FlagValues) -> Settings:
+    given: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        value = values[field.name].value
+        of, _, many = kind_of(field)
+        if value is None and _is_required(field):
+            raise flags.Error(f"--{field.name} must be given.")
+        if many and value is not None:
+            try:
+                given[field.name] = tuple(of(item) for item in value)
+            except ValueError as error:
+                raise flags.Error(f"--{field.name}: {error}") from error
+        elif value is not None:
+            given[field.name] = value
+    return kind(**given)
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING
+
+
+def _synopsis(field: dataclasses.Field) -> str:
+    kind, _, many = kind_of(field)
+    if kind is bool:
+        return f"--[no]{field.name}"
+    if many:
+        return f"--{field.name}=A,B,..."
+    choices = field.metadata["choices"]
+    return f"--{field.name}={'|'.join(choices or [_PLACEHOLDERS[kind]])}"
+
+
+def _description(field: dataclasses.Field) -> str:
+    text, default = field.metadata["help"], field.default
+    if default in (None, False, ()) or _is_required(field):
         return text
-    default = flag.default_as_str.strip("'")
+    if isinstance(default, tuple):
+        default = ",".join(f"{item}" for item in default)
     return f"{text} Default: {default}."

@@ -20,18 +20,16 @@ _LITTLE = 0.03  # where curves are cut off
 _RIGHT, _WRONG = "#009E73", "#D55E00"
 
 
-def plot_accuracy(results: Results, path: str | Path) -> None:
+def plot_accuracy(results: Results, path: str | Path, guessing: float) -> None:
     """Draws accuracy under attack, and what is proven, a curve per model.
 
     There is a panel for FGSM, one for PGD, and one for certified accuracy
     where any is known. They end where all curves of a norm are close to 0.
 
     Args:
-        results: see `Results`.
-        path: for example results/mnist/accuracy.png.
-
-    Raises:
-        ModuleNotFoundError: if matplotlib is not installed.
+        results: the content of results.json.
+        path: where the picture goes.
+        guessing: the accuracy of a guess, which a dotted line shows.
     """
     models = results["models"]
     panels = [
@@ -46,14 +44,12 @@ def plot_accuracy(results: Results, path: str | Path) -> None:
     if any(proven):
         unit = "ℓ2 budget ε (norm of the change)"
         panels.append(("certified: under any attack", unit, proven))
-    figure = drawing.new_figure(0.6 + 2.9 * len(panels), 3.9)
-    figure.get_layout_engine().set(wspace=0.05)
-    figure.suptitle(
+    figure = drawing.new_figure(
+        0.6 + 2.9 * len(panels),
+        3.9,
         f"{dataset_title(results['dataset'])}: right answers, %",
-        x=0.01,
-        ha="left",
-        fontsize=12,
     )
+    figure.get_layout_engine().set(wspace=0.05)
     lines = {}
     axes_of = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, unit, curves) in zip(axes_of, panels, strict=True):
@@ -74,10 +70,15 @@ def plot_accuracy(results: Results, path: str | Path) -> None:
         axes.set(xlim=(0, _end(alike)), ylim=(0, 101))
         axes.locator_params(axis="x", nbins=4)
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.axhline(10, color=drawing.GREY, linewidth=1, linestyle=(0, (1, 2)))
+        axes.axhline(
+            100 * guessing,
+            color=drawing.GREY,
+            linewidth=1,
+            linestyle=(0, (1, 2)),
+        )
     axes_of[0].annotate(
         "guessing",
-        (0, 10),
+        (0, 100 * guessing),
         xycoords=("axes fraction", "data"),
         xytext=(4, 2),
         textcoords="offset points",
@@ -123,11 +124,11 @@ def _end(curves: Sequence[Mapping[float, float]]) -> float:
 
 def plot_attacked_images(
     path: str | Path,
-    labels: Sequence[int],
+    labels: Sequence[int] | np.ndarray,
     epsilons: Sequence[float],
     attacked: Mapping[str, tuple[np.ndarray, np.ndarray]],
     dataset: str,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str],
 ) -> None:
     """Draws attacked images and the answers to them as a PNG.
 
@@ -136,41 +137,22 @@ def plot_attacked_images(
     block of columns per model, and in it a column per budget.
 
     Args:
-        path: for example results/mnist/attacked_images.png.
+        path: where the picture goes.
         labels: the true classes, n of them; three to five fit well.
         epsilons: the E budgets; four or five fit well.
         attacked: for each model name the attacked images, floats in [0, 1],
-            shape (E, n, height, width, 1), and the classes the model answers,
-            integers (E, n).
-        dataset: "mnist" or "fashion_mnist", for the title.
-        class_names: names to print for the classes, by default their numbers.
-
-    Raises:
-        ModuleNotFoundError: if matplotlib is not installed.
-        ValueError: if a shape does not fit.
+            shape (E, n, height, width, channels), and the classes the model
+            answers, integers (E, n).
+        dataset: what the title names.
+        class_names: a name for each class.
     """
-    for name, (images, answers) in attacked.items():
-        expected = (len(epsilons), len(labels))
-        if images.shape[:2] != expected or answers.shape != expected:
-            raise ValueError(
-                f"attacked must hold arrays of shape {expected} + .... "
-                f"Received: {name} with {images.shape} and {answers.shape}"
-            )
-
-    def word(number: int) -> str:
-        return str(number) if class_names is None else class_names[number]
-
     width, gap = len(epsilons), 0.15
     ratios = ([1] * width + [gap]) * len(attacked)
     figure = drawing.new_figure(
-        0.8 + 0.97 * sum(ratios), 0.85 + 1.2 * len(labels)
-    )
-    figure.suptitle(
+        0.8 + 0.97 * sum(ratios),
+        0.85 + 1.2 * len(labels),
         f"{dataset_title(dataset)} under FGSM, through each model's own "
         "gradient, and its answers",
-        x=0.01,
-        ha="left",
-        fontsize=12,
     )
     grid = figure.add_gridspec(
         len(labels), len(ratios) - 1, width_ratios=ratios[:-1]
@@ -182,14 +164,13 @@ def plot_attacked_images(
                 answer = int(answers[i, n])
                 right = answer == int(label)
                 color = _RIGHT if right else _WRONG
-                pixels = images[i, n].reshape(images.shape[2:4])
-                axes.imshow(pixels, cmap="gray", vmin=0, vmax=1)
+                axes.imshow(images[i, n], cmap="gray", vmin=0, vmax=1)
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set(color=color, linewidth=2)
                 axes.set_xlabel(
-                    f"{'✓' if right else '✗'} {word(answer)}",
+                    f"{'✓' if right else '✗'} {class_names[answer]}",
                     color=color,
-                    fontsize=9 if len(word(answer)) > 1 else 11,
+                    fontsize=9 if len(class_names[answer]) > 1 else 11,
                     labelpad=3,
                 )
                 if n == 0:
@@ -199,11 +180,11 @@ def plot_attacked_images(
                     )
                 if block == i == 0:
                     axes.set_ylabel(
-                        word(int(label)),
+                        class_names[label],
                         rotation=0,
                         ha="right",
                         va="center",
-                        fontsize=9 if len(word(int(label))) > 1 else 11,
+                        fontsize=9 if len(class_names[label]) > 1 else 11,
                     )
     drawing.save(figure, path)
 
@@ -221,29 +202,24 @@ def plot_separation(
     exp(delta_upper t), which bounds the exact flow and not a discretization.
 
     Args:
-        path: for example results/mnist/separation.png.
+        path: where the picture goes.
         times: increasing times, shape (k,), starting at 0.
         separations: for each model name the ratios of distances, shape
             (k, pairs), from `stable_node_tf.evaluation.accuracy.separation`.
         delta_upper: for each model name an upper bound of the worst-case
             logarithmic norm.
-        dataset: "mnist" or "fashion_mnist", for the title.
-
-    Raises:
-        ModuleNotFoundError: if matplotlib is not installed.
+        dataset: what the title names.
     """
     from matplotlib import ticker
 
     rows = -(-len(separations) // 2)
-    figure = drawing.new_figure(8.0, 0.6 + 2.9 * rows)
-    panels = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
-    figure.suptitle(
+    figure = drawing.new_figure(
+        8.0,
+        0.6 + 2.9 * rows,
         f"{dataset_title(dataset)}: distance of neighboring "
         "trajectories (1 at the start)",
-        x=0.01,
-        ha="left",
-        fontsize=12,
     )
+    panels = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
     labelled = []
     for axes, (name, ratios) in zip(
         panels.flat[: len(separations)], separations.items(), strict=True

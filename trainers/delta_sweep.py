@@ -13,16 +13,12 @@ sweep.json, sweep.csv and sweep.png. Interrupted, the same command carries on.
 """
 
 import dataclasses
-import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import rich
-from absl import app, flags, logging
 from rich.table import Table
 
 from stable_node_tf import attacks, stabilize
@@ -37,102 +33,54 @@ from trainers import (
 from trainers.data import datasets
 from trainers.measurement import environment, points
 from trainers.recipe import Recipe
-from trainers.variants import preset, variants
+from trainers.settings import setting
+from trainers.variants import PresetOptions, variants
 
 EPSILONS = (0.02, 0.04, 0.06, 0.08, 0.1)
 
-_DATASET = flags.DEFINE_enum(
-    "dataset", "mnist", datasets.NAMES, "Images.", allow_override=True
-)
-_SEED = flags.DEFINE_integer(
-    "seed", 0, "Seeds weights and image order.", 0, allow_override=True
-)
-_EPOCHS = flags.DEFINE_integer(
-    "epochs",
-    None,
-    "Passes over the images; by default the preset's.",
-    1,
-    allow_override=True,
-)
-_READOUT_EPOCHS = flags.DEFINE_integer(
-    "readout_epochs", 5, "Passes over the images for the read-out alone.", 1
-)
-_NUM_BOUNDS = flags.DEFINE_integer(
-    "num_bounds", 9, "How many values of δ̄, evenly spaced from δ to 0.", 2
-)
-_RESULTS = flags.DEFINE_string(
-    "results", "results", "Directory of results.", allow_override=True
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Directory of the TFDS data sets.", allow_override=True
-)
+
+@dataclasses.dataclass(frozen=True)
+class Options(PresetOptions):
+    """What is swept, and where it goes."""
+
+    readout_epochs: int = setting(
+        5, "Passes over the images for the read-out alone.", least=1
+    )
+    num_bounds: int = setting(
+        9, "How many values of δ̄, evenly spaced from δ to 0.", least=2
+    )
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs the sweep that the flags ask for."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)
-    recipe = preset("paper", _DATASET.value, _SEED.value)
-    if _EPOCHS.value is not None:
-        recipe = dataclasses.replace(recipe, epochs=_EPOCHS.value)
-    try:
-        drawing.require_matplotlib()
-        data = datasets.load(recipe.dataset, data_dir=_DATA_DIR.value)
-        sweep(
-            variants(recipe)["ordinary"],
-            data,
-            np.linspace(1.0, 0.0, _NUM_BOUNDS.value),
-            _READOUT_EPOCHS.value,
-            Path(_RESULTS.value) / recipe.dataset / "delta_sweep",
-        )
-    except command_line.REFUSALS as error:
-        sys.exit(f"error: {error}")
-
-
-def sweep(
-    recipe: Recipe,
-    data: datasets.Dataset,
-    shares: Sequence[float],
-    readout_epochs: int,
-    directory: Path,
-) -> dict[str, Any]:
-    """Trains one network, stabilizes it for every bound, and reports.
-
-    Args:
-      recipe: of the network that is trained as usual.
-      data: images to train on and to attack.
-      shares: the bounds δ̄ as shares of the δ of the trained network.
-      readout_epochs: passes over the training images for the read-out.
-      directory: where everything goes.
-
-    Returns:
-      What sweep.json holds.
-    """
+@command_line.program
+def main(options: Options) -> None:
+    """Trains one network, stabilizes it for every bound, and reports."""
+    drawing.require_matplotlib()
+    recipe = variants(options.recipe("paper"))["ordinary"]
+    data = datasets.load(recipe.dataset, data_dir=options.data_dir)
+    directory = options.directory / "delta_sweep"
     model = training.train(
         recipe, data.train, directory / "checkpoints", "ordinary"
     ).model
     path = directory / "sweep.json"
-    results = _opened(path, model, recipe, readout_epochs)
-    for share in shares:
-        delta_bar = float(share) * results["delta_upper"]
-        if all(step["delta_bar"] != delta_bar for step in results["steps"]):
+    results = _opened(path, model, recipe, options.readout_epochs)
+    shares = np.linspace(1.0, 0.0, options.num_bounds)
+    bounds = [float(share) * results["delta_upper"] for share in shares]
+    known = {step["delta_bar"]: step for step in results["steps"]}
+    for delta_bar in bounds:
+        if delta_bar not in known:
             print(f"δ̄ = {delta_bar:.4g}")
-            step = _stabilized(model, delta_bar, recipe, data, readout_epochs)
-            results["steps"].append(step)
+            known[delta_bar] = _stabilized(
+                model, delta_bar, recipe, data, options.readout_epochs
+            )
+            results["steps"] = list(known.values())
             report.write_json(results, path)
-    wanted = {float(share) * results["delta_upper"] for share in shares}
-    results["steps"] = sorted(
-        (step for step in results["steps"] if step["delta_bar"] in wanted),
-        key=lambda step: -step["delta_bar"],
-    )
+    results["steps"] = [known[delta_bar] for delta_bar in bounds]
     report.write_json(results, path)
     report.write_rows(_rows(results), directory / "sweep.csv")
     delta_sweep_picture.plot_delta_sweep(results, directory / "sweep.png")
     rich.print(table(results))
     print(sentence(results))
     print(f"Written to {directory}: sweep.json, sweep.csv, sweep.png")
-    return results
 
 
 def table(results: dict[str, Any]) -> Table:
@@ -180,17 +128,13 @@ def _opened(
     """The record at `path` if it is of this network, or a new one."""
     ode = model.get_layer("ode")
     kernel = keras.ops.convert_to_numpy(ode.kernel).astype(np.float64)
-    try:
-        old = json.loads(path.read_text())
-    except (OSError, ValueError):
-        old = {}
     head = {
         "recipe": dataclasses.asdict(recipe),
         "readout_epochs": readout_epochs,
         "kernel_norm": float(np.linalg.norm(kernel)),
     }
-    if isinstance(old, dict) and all(old.get(k) == v for k, v in head.items()):
-        return old
+    if known := report.read_json(path, head):
+        return known
     bounds = ode.stability()
     return {
         **head,
@@ -284,10 +228,5 @@ def _rows(results: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def run() -> None:
-    """Entry point of the command line."""
-    command_line.run(main)
-
-
 if __name__ == "__main__":
-    run()
+    main()

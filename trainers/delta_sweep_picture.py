@@ -26,19 +26,14 @@ def plot_delta_sweep(results: Mapping[str, Any], path: str | Path) -> None:
     in each a curve for the clean images and for some budgets of FGSM.
 
     Args:
-        results: what `trainers.delta_sweep.sweep` returns.
-        path: for example results/mnist/delta_sweep/sweep.png.
-
-    Raises:
-        ModuleNotFoundError: if matplotlib is not installed.
+        results: the content of sweep.json.
+        path: where the picture goes.
     """
-    figure = drawing.new_figure(8.8, 3.9)
-    figure.suptitle(
+    figure = drawing.new_figure(
+        8.8,
+        3.9,
         f"{dataset_title(results['recipe']['dataset'])}: test accuracy of a "
         "trained network that is stabilized, %",
-        x=0.01,
-        ha="left",
-        fontsize=12,
     )
     panels = figure.subplots(1, 2, sharey=True)
     steps = results["steps"]

@@ -21,6 +21,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainers.recipe import TrainingRecipe
+
 STRATEGIES = ("none", "mirrored", "multi_worker")
 _VALIDATION_BATCH = 1000
 
@@ -30,15 +32,11 @@ def strategy(name: str) -> tf.distribute.Strategy | None:
     """Makes a strategy; to be called before TensorFlow computes anything.
 
     A process has one of each: TensorFlow numbers the sums of every strategy
-    from the same number on, and would take those of a second one for the first
-    one's.
+    from the same number on, and would mix up those of two.
 
     Args:
       name: "none"; "mirrored" for all devices of this machine; "multi_worker"
         for the machines that the environment variable TF_CONFIG lists.
-
-    Raises:
-      ValueError: if the name is unknown, or TF_CONFIG missing or malformed.
     """
     if name == "none":
         return None
@@ -62,6 +60,33 @@ def is_chief(strategy: tf.distribute.Strategy | None) -> bool:
     return resolver is None or not resolver.task_id
 
 
+def check_recipe(
+    recipe: TrainingRecipe, strategy: tf.distribute.Strategy
+) -> None:
+    """Raises ValueError unless a recipe can be trained on these replicas."""
+    replicas = strategy.num_replicas_in_sync
+    if recipe.batch_size % replicas:
+        raise ValueError(
+            f"`batch_size` must be a multiple of {replicas}, the number of "
+            f"replicas. Received: batch_size={recipe.batch_size}"
+        )
+    if recipe.jit_compile:
+        raise ValueError(
+            "`jit_compile` must be False on several replicas. Received: "
+            "jit_compile=True"
+        )
+
+
+def check_same_epoch(strategy: tf.distribute.Strategy, epoch: int) -> None:
+    """Raises ValueError unless all workers carry on from the same epoch."""
+    epochs = _gathered(strategy, lambda: tf.constant(epoch))
+    if np.any(epochs != epoch):
+        raise ValueError(
+            "All workers must see the same checkpoints: give them a directory "
+            f"that they share. Received: epochs {epochs.tolist()}"
+        )
+
+
 def fit(
     model: keras.Model,
     strategy: tf.distribute.Strategy,
@@ -76,10 +101,12 @@ def fit(
 ) -> None:
     """Trains a classifier as `keras.Model.fit` does, with the same callbacks.
 
+    The model must be built and compiled within the strategy's scope, with
+    logits as its output; its metrics are replaced by loss and accuracy.
+
     Args:
-      model: built and compiled within the strategy's scope, its output logits;
-        its metrics are replaced by loss and accuracy.
-      strategy: of `strategy`.
+      model: the classifier.
+      strategy: one that `strategy` has made.
       batches: makes the pipeline of one worker, whose elements are the parts
         of its replicas in turn.
       initial_epoch: the first epoch.
@@ -88,13 +115,12 @@ def fit(
       validation_data: images and labels to report on after every epoch; every
         worker goes through all of them.
       callbacks: called on every worker.
-      verbose: of `keras.callbacks.CallbackList`; only the chief prints.
+      verbose: as in `keras.callbacks.CallbackList`; only the chief prints.
 
     Raises:
       ValueError: if the model is trained by more than its loss, or the replicas
         have come to disagree.
-      tf.errors.OpError: if a step fails, because another worker has died for
-        instance.
+      tf.errors.OpError: if a step fails.
     """
     _check_loss_alone(model)
     with strategy.scope():
@@ -149,15 +175,12 @@ def fit(
 def check_replicas(
     model: keras.Model, strategy: tf.distribute.Strategy
 ) -> None:
-    """Raises unless all replicas have the same weights, bit for bit.
+    """Raises ValueError unless all replicas have equal weights, bit for bit.
 
     They compare checksums: 64 bits of each weight, of which any change of a
     single number is a change.
-
-    Raises:
-      ValueError: with the name of a weight in which they differ.
     """
-    checksums = gathered(
+    checksums = _gathered(
         strategy, lambda: tf.stack([_checksum(v) for v in model.variables])
     )
     for variable, column in zip(model.variables, checksums.T, strict=True):
@@ -169,7 +192,7 @@ def check_replicas(
             )
 
 
-def gathered(
+def _gathered(
     strategy: tf.distribute.Strategy, compute: Callable[[], tf.Tensor]
 ) -> np.ndarray:
     """Returns the tensors that all replicas compute, stacked."""
@@ -180,14 +203,10 @@ def gathered(
 def _check_loss_alone(model: keras.Model) -> None:
     own_step = type(model).train_step is not keras.Model.train_step
     if own_step or model.losses:
+        what = "a train_step of its own" if own_step else "losses of its layers"
         raise ValueError(
             "On several replicas a model must be trained by its loss alone. "
-            f"Received: model {model.name} with "
-            + (
-                "a train_step of its own"
-                if own_step
-                else "losses of its layers"
-            )
+            f"Received: model {model.name} with {what}"
         )
 
 

@@ -37,7 +37,7 @@ def require_matplotlib() -> None:
         )
 
 
-def new_figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float, title: str = "") -> Any:
     """Returns an empty Matplotlib figure, in inches, without a window."""
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -45,6 +45,8 @@ def new_figure(width: float, height: float) -> Any:
 
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure
 
 

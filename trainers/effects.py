@@ -8,7 +8,7 @@ see the same images; of several, over the seeds.
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -21,34 +21,9 @@ ATTACKS = {"fgsm": "FGSM", "pgd": "PGD-100"}
 QUOTED = 0.1  # the budget that sentences are about
 _LEVEL = 0.05
 
-
-class Effect(TypedDict):
-    """The difference that the constraint makes to one accuracy.
-
-    Attributes:
-        ends: "free" or "bounded", as encoder and read-out of both models are.
-        attack: "fgsm" or "pgd".
-        epsilon: the budget; 0 is no attack.
-        without: accuracy of the model whose A is free, in [0, 1].
-        constrained: accuracy of the model whose A is constrained.
-        difference: the second minus the first.
-        standard_error: of the difference.
-        p_value: of no difference; McNemar's exact test for one run, the paired
-            t-test for several.
-        count: how many images, or seeds, are behind the standard error.
-        over: "images" or "seeds".
-    """
-
-    ends: str
-    attack: str
-    epsilon: float
-    without: float
-    constrained: float
-    difference: float
-    standard_error: float
-    p_value: float
-    count: int
-    over: str
+# The difference that the constraint makes to one accuracy: "ends", "attack",
+# "epsilon" (0 is no attack), and what `over_images` and `over_seeds` return.
+Effect = Mapping[str, Any]
 
 
 def require_scipy() -> None:
@@ -60,15 +35,12 @@ def require_scipy() -> None:
 
 
 def over_images(without: Any, constrained: Any) -> dict[str, Any]:
-    """The effect in one run, both models attacked on the same images.
+    """Returns the effect in one run; p is that of McNemar's exact test.
 
     Args:
         without: for each image whether the model whose A is free is right,
             bool, of shape (n,), n >= 2.
         constrained: likewise for the model whose A is constrained.
-
-    Returns:
-        The fields of `Effect` from "without" on.
 
     Example:
         >>> effect = over_images([True] * 2 + [False] * 8, [True] * 10)
@@ -85,21 +57,18 @@ def over_images(without: Any, constrained: Any) -> dict[str, Any]:
     apart = gained + lost
     # McNemar: images that both or neither get right say nothing.
     p = float(stats.binomtest(gained, apart).pvalue) if apart else 1.0
-    return _effect(before, after, p, "images")
+    return _effect(before, after, "images") | {"p_value": p}
 
 
 def over_seeds(
     without: Sequence[float], constrained: Sequence[float]
 ) -> dict[str, Any]:
-    """The effect over several seeds, two models trained with each of them.
+    """Returns the effect over seeds; p is that of the paired t-test.
 
     Args:
         without: accuracies of the models whose A is free, in [0, 1], a seed
             each, at least two.
         constrained: likewise of those whose A is constrained.
-
-    Returns:
-        The fields of `Effect` from "without" on.
 
     Example:
         >>> effect = over_seeds([0.06, 0.05, 0.07], [0.45, 0.46, 0.44])
@@ -109,20 +78,17 @@ def over_seeds(
     require_scipy()
     from scipy import stats
 
-    before, after = np.asarray(without), np.asarray(constrained)
-    effect = _effect(before, after, math.nan, "seeds")
+    effect = _effect(np.asarray(without), np.asarray(constrained), "seeds")
     difference, error = effect["difference"], effect["standard_error"]
     if error > 0.0:
         t = abs(difference) / error
-        effect["p_value"] = float(2 * stats.t.sf(t, len(before) - 1))
+        effect["p_value"] = float(2 * stats.t.sf(t, len(without) - 1))
     else:
         effect["p_value"] = float(difference == 0.0)
     return effect
 
 
-def _effect(
-    before: np.ndarray, after: np.ndarray, p_value: float, over: str
-) -> dict[str, Any]:
+def _effect(before: np.ndarray, after: np.ndarray, over: str) -> dict[str, Any]:
     from scipy import stats
 
     differences = after.astype(float) - before.astype(float)
@@ -131,14 +97,14 @@ def _effect(
         "constrained": float(after.mean()),
         "difference": float(differences.mean()),
         "standard_error": float(stats.sem(differences)),
-        "p_value": p_value,
+        "p_value": math.nan,
         "count": len(before),
         "over": over,
     }
 
 
 def of_run(right: Mapping[str, Mapping[str, Any]]) -> list[Effect]:
-    """All effects in one run.
+    """Returns all effects in one run.
 
     Args:
         right: for every model, by its name, the result of every attack, by its
@@ -161,14 +127,14 @@ def of_run(right: Mapping[str, Mapping[str, Any]]) -> list[Effect]:
 def of_seeds(
     curves: Sequence[Mapping[str, Mapping[str, Mapping[float, float]]]],
 ) -> list[Effect]:
-    """All effects over several seeds.
+    """Returns all effects over several seeds.
 
     Args:
         curves: for every seed the accuracy by budget, of every attack, of every
             model. Budgets that not all have, and pairs of which a model is
             missing, are left out.
     """
-    effects = []
+    effects: list[Effect] = []
     for ends, (free, constrained) in PAIRS.items():
         for attack in ATTACKS:
             pairs = [
@@ -185,11 +151,11 @@ def of_seeds(
 
 
 def sentences(effects: Sequence[Effect], dataset: str) -> list[str]:
-    """What the constraint does to accuracy under PGD, to be quoted.
+    """Returns what the constraint does under PGD, to be quoted.
 
     Args:
-        effects: of one run, or over several seeds.
-        dataset: how the data set is called.
+        effects: those of one run, or over several seeds.
+        dataset: what the data set is called.
 
     Returns:
         A sentence for each kind of ends, the bounded ones first.
@@ -208,25 +174,24 @@ def sentences(effects: Sequence[Effect], dataset: str) -> list[str]:
 
 
 def points(effect: Effect) -> str:
-    """A difference and its standard error, in percentage points."""
+    """Returns a difference and its standard error, in percentage points."""
     difference = round(100 * effect["difference"], 1) + 0.0  # no minus zero
     return f"{difference:+.1f} ± {100 * effect['standard_error']:.1f}"
 
 
 def _sentence(attacked: Effect, clean: Effect, start: str) -> str:
-    without, constrained = (
-        f"{100 * attacked[key]:.1f} %" for key in ("without", "constrained")
+    without, constrained, clean_without, clean_constrained = (
+        f"{100 * effect[key]:.1f} %"
+        for effect in (attacked, clean)
+        for key in ("without", "constrained")
     )
     what = f"{ATTACKS[attacked['attack']]} accuracy at ε = {QUOTED:g}"
-    of = f"{points(attacked)} points; standard error "
-    if attacked["over"] == "images":
-        of += f"paired over {attacked['count']} images"
-    else:
-        of += f"over {attacked['count']} seeds"
-    cost = " and ".join(
-        f"{100 * clean[key]:.1f} %" for key in ("without", "constrained")
+    paired = "paired " if attacked["over"] == "images" else ""
+    of = (
+        f"{points(attacked)} points; standard error {paired}over "
+        f"{attacked['count']} {attacked['over']}"
     )
-    cost = f"Clean accuracy is {cost}."
+    cost = f"Clean accuracy is {clean_without} and {clean_constrained}."
     if attacked["p_value"] < _LEVEL:
         return (
             f"{start}, the stability constraint alone takes {what} from "

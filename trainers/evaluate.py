@@ -17,16 +17,13 @@ the strongest attack leaves.
 """
 
 import dataclasses
-import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import rich
 import tensorflow as tf
-from absl import app, flags, logging
 
 from stable_node_tf import attacks, evaluation, operation_errors
 from stable_node_tf.certification.certifier import (
@@ -56,113 +53,81 @@ from trainers.measurement import (
     load_keras,
     load_model,
 )
+from trainers.recipe import DatasetChoice
+from trainers.settings import setting
 
-_NUM_CLASSES = 10
 _GRAY = 0.5  # a budget that turns every image into the same one
 _FEW = 1000
 _SHOWN_EPSILONS = (0.05, 0.1)
 
-_MODEL = flags.DEFINE_string(
-    "model", None, "A .keras file or the directory of a SavedModel."
-)
-_KERAS_MODEL = flags.DEFINE_string(
-    "keras_model",
-    None,
-    "The .keras file of the model that --model is an export of.",
-)
-_DATASET = flags.DEFINE_enum(
-    "dataset", "mnist", datasets.NAMES, "Test images.", allow_override=True
-)
-_ATTACKS = flags.DEFINE_list(
-    "attacks", ["fgsm"], f"Any of {', '.join(attacks.registered())}; or all."
-)
-_EPSILONS = flags.DEFINE_list(
-    "epsilons",
-    [f"{epsilon:g}" for epsilon in EPSILONS],
-    "Budgets in the l-infinity norm, pixels ranging from 0 to 1.",
-)
-_EPSILONS_L2 = flags.DEFINE_list(
-    "epsilons_l2",
-    ["0", "0.25", "0.5", "0.75", "1", "1.25", "1.5", "2", "2.5", "3"],
-    "Budgets in the 2-norm of a whole image.",
-)
-_PGD_STEPS = flags.DEFINE_integer("pgd_steps", 100, "Steps of a run of PGD.", 1)
-_RESTARTS = flags.DEFINE_integer(
-    "restarts", 1, "Runs of PGD and Square from new random numbers.", 1
-)
-_QUERIES = flags.DEFINE_integer("queries", 1000, "Queries of Square.", 1)
-_NUM_IMAGES = flags.DEFINE_integer(
-    "num_images", None, "The first so many test images; all by default.", 1
-)
-_SEED = flags.DEFINE_integer(
-    "seed", 0, "Seeds the attacks' random numbers.", 0, allow_override=True
-)
-_JIT_COMPILE = flags.DEFINE_bool(
-    "jit_compile",
-    True,
-    "Compile iterated attacks with XLA.",
-    allow_override=True,
-)
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "Directory to write to.", allow_override=True
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Directory of the TFDS data sets.", allow_override=True
-)
+
+@dataclasses.dataclass(frozen=True)
+class Options(command_line.DataOptions, DatasetChoice):
+    """Which model is attacked, and how."""
+
+    model: str = setting(
+        dataclasses.MISSING,
+        "A .keras file or the directory of a SavedModel.",
+    )
+    keras_model: str | None = setting(
+        None, "The .keras file of the model that --model is an export of."
+    )
+    attacks: tuple[str, ...] = setting(
+        ("fgsm",),
+        f"Any of {', '.join(attacks.registered())}; or all.",
+    )
+    epsilons: tuple[float, ...] = setting(
+        EPSILONS,
+        "Budgets in the l-infinity norm, pixels ranging from 0 to 1.",
+        least=0,
+    )
+    epsilons_l2: tuple[float, ...] = setting(
+        (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0),
+        "Budgets in the 2-norm of a whole image.",
+        least=0,
+    )
+    pgd_steps: int = setting(100, "Steps of a run of PGD.", least=1)
+    restarts: int = setting(
+        1, "Runs of PGD and Square from new random numbers.", least=1
+    )
+    queries: int = setting(1000, "Queries of Square.", least=1)
+    num_images: int | None = setting(
+        None, "The first so many test images; all by default.", least=1
+    )
+    seed: int = setting(0, "Seeds the attacks' random numbers.", least=0)
+    jit_compile: bool = setting(True, "Compile iterated attacks with XLA.")
+    output: str | None = setting(None, "Directory to write to.")
 
 
-command_line.require_budgets("epsilons")
-command_line.require_budgets("epsilons_l2")
-
-
-@flags.validator("attacks", "must be names of attacks, see --help, or all")
-def _valid_attacks(names: list[str]) -> bool:
-    known = attacks.registered().keys()
-    return names == ["all"] or (bool(names) and set(names) <= known)
-
-
-def main(argv: Sequence[str]) -> None:
+@command_line.program
+def main(options: Options) -> None:
     """Evaluates the model that the flags name."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)
     try:
-        evaluate(_suite(), Path(_OUTPUT.value) if _OUTPUT.value else None)
-    except command_line.REFUSALS as error:
-        sys.exit(f"error: {error}")
+        evaluate(options)
     except tf.errors.OpError as error:
-        sys.exit(
-            f"error: {operation_errors.reason(error)} "
+        raise RuntimeError(
+            f"{operation_errors.reason(error)} "
             "(XLA? --nojit_compile does without.)"
-        )
-    except KeyboardInterrupt:
-        print(
-            "\nInterrupted. "
-            + (
-                "The same command carries on after the last finished attack."
-                if _OUTPUT.value
-                else "With --output, finished attacks would have been kept."
-            ),
-            file=sys.stderr,
-        )
-        sys.exit(130)
+        ) from error
 
 
-def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
+def evaluate(options: Options) -> None:
     """Attacks, checks, prints and writes."""
+    suite = _suite(options)
+    output = Path(options.output) if options.output else None
     if output is not None:
         drawing.require_matplotlib()
         output.mkdir(parents=True, exist_ok=True)
-    model = load_model(_MODEL.value)
-    memory = _in_memory(model)
-    test = datasets.load(_DATASET.value, data_dir=_DATA_DIR.value).test
-    test = test.take(slice(_NUM_IMAGES.value))
+    model = load_model(options.model)
+    memory = _in_memory(model, options.keras_model)
+    test = datasets.load(options.dataset, data_dir=options.data_dir).test
+    test = test.take(slice(options.num_images))
 
     path = output / "evaluation.json" if output else None
     record = attack_suite.open_record(
         path,
-        model.path if isinstance(model, ExportedModel) else Path(_MODEL.value),
-        _DATASET.value,
+        model.path if isinstance(model, ExportedModel) else Path(options.model),
+        options.dataset,
         test,
     )
     curves = attack_suite.run(suite, model, test, record, path)
@@ -172,7 +137,7 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
     rich.print(attack_report.heading(record))
     for layout in attack_report.tables(record, list(curves)):
         rich.print(layout)
-    checks = _checks(suite, model, memory, test, curves)
+    checks = _checks(options, model, memory, test, curves)
     if proven is not None:
         in_ball = [curves[a.name] for a in suite.attacks if a.norm == "l2"]
         checks.append(sanity_checks.certified_at_most_attacked(proven, in_ball))
@@ -184,65 +149,59 @@ def evaluate(suite: attack_suite.Suite, output: Path | None) -> None:
             "Not checked for want of the .keras file (--keras_model): gradients"
         )
         print("of the exported model, a finer solver, certified accuracy.")
-    if output is not None:
+    if output is not None and path is not None:
         report.write_json(record, path)
         attack_report.write_csv(record, output / "evaluation.csv")
         attack_pictures.plot_attacks(record, output / "attacks.png")
-        _draw_margins(model, test, output / "margins.png")
+        _draw_margins(model, test, options.dataset, output / "margins.png")
         print(f"Written to {output}: evaluation.json, evaluation.csv,")
         print("attacks.png, margins.png")
 
 
-def _suite() -> attack_suite.Suite:
-    """The attacks that were asked for, with their budgets."""
+def _suite(options: Options) -> attack_suite.Suite:
+    """Returns the attacks that were asked for, with their budgets."""
+    known = attacks.registered()
+    if not {*options.attacks} <= {*known, "all"}:
+        raise ValueError(
+            f"`attacks` must be any of {', '.join(known)}, or all. Received: "
+            f"attacks={','.join(options.attacks)}"
+        )
     chosen = [
-        _as_asked(attack)
-        for name, attack in attacks.registered().items()
-        if name in _ATTACKS.value or "all" in _ATTACKS.value
+        _as_asked(attack, options)
+        for name, attack in known.items()
+        if name in options.attacks or "all" in options.attacks
     ]
-    budgets = {"linf": _EPSILONS.value, "l2": _EPSILONS_L2.value}
-    return attack_suite.Suite(
-        chosen,
-        {norm: [float(e) for e in texts] for norm, texts in budgets.items()},
-    )
+    budgets = {"linf": options.epsilons, "l2": options.epsilons_l2}
+    return attack_suite.Suite(chosen, budgets)
 
 
-def _as_asked(attack: attacks.Attack) -> attacks.Attack:
-    """The attack, trying as hard as the flags say."""
-    asked: dict[str, Any] = {
-        "steps": _PGD_STEPS.value,
-        "restarts": _RESTARTS.value,
-        "queries": _QUERIES.value,
-        "seed": _SEED.value,
-        "jit_compile": _JIT_COMPILE.value,
-    }
+def _as_asked(attack: attacks.Attack, options: Options) -> attacks.Attack:
+    """Returns the attack, trying as hard as the options say."""
+    asked = dataclasses.asdict(options) | {"steps": options.pgd_steps}
     fields = {field.name for field in dataclasses.fields(attack)}
     return dataclasses.replace(
         attack, **{name: asked[name] for name in fields & asked.keys()}
     )
 
 
-def _in_memory(model: Any) -> keras.Model | None:
+def _in_memory(model: Any, path: str | None) -> keras.Model | None:
     """The model as Keras has it, or None where only an export is at hand."""
     if isinstance(model, keras.Model):
         return model
-    path = (
-        Path(_KERAS_MODEL.value)
-        if _KERAS_MODEL.value
-        else model.path.parent / "model.keras"
-    )
-    if _KERAS_MODEL.value or path.is_file():
+    if path:
         return load_keras(path)
-    return None
+    beside = model.path.parent / "model.keras"
+    return load_keras(beside) if beside.is_file() else None
 
 
 def _checks(
-    suite: attack_suite.Suite,
+    options: Options,
     model: Any,
     memory: keras.Model | None,
     test: datasets.Split,
     curves: dict[str, evaluation.AccuracyCurve],
 ) -> list[sanity_checks.Check]:
+    suite = _suite(options)
     checks = []
     if {"fgsm", "pgd"} <= curves.keys():
         checks.append(
@@ -255,9 +214,9 @@ def _checks(
             sanity_checks.square_never_strongest(curves["square"], in_box)
         )
     few = test.take(slice(_FEW))
-    gray = _as_asked(attacks.PGD())
+    gray = _as_asked(attacks.PGD(), options)
     turned = outcomes.curve(gray, model, few, [_GRAY], "PGD, gray")
-    checks.append(sanity_checks.falls_to_chance(turned, _NUM_CLASSES))
+    checks.append(sanity_checks.falls_to_chance(turned, test.num_classes))
     # The DLR loss is constant, whatever the model, where the answer is wrong
     # and the true class not even second.
     smooth = [curves[a.name] for a in gradient if a.loss != "dlr"]
@@ -313,7 +272,9 @@ def _finer(memory: keras.Model | None) -> keras.Model | None:
         return None
 
 
-def _draw_margins(model: Any, test: datasets.Split, path: Path) -> None:
+def _draw_margins(
+    model: Any, test: datasets.Split, dataset: str, path: Path
+) -> None:
     images, labels = test.pixels, test.labels
     fgsm = attacks.FGSM()(model, images, labels, _SHOWN_EPSILONS)
     seen = {"clean": images} | {
@@ -326,7 +287,7 @@ def _draw_margins(model: Any, test: datasets.Split, path: Path) -> None:
         name: evaluation.margins(model, pixels, labels)
         for name, pixels in seen.items()
     }
-    attack_pictures.plot_margins(path, margins, _DATASET.value)
+    attack_pictures.plot_margins(path, margins, dataset)
 
 
 def _exported(model: Any) -> ExportedModel:
@@ -337,11 +298,5 @@ def _exported(model: Any) -> ExportedModel:
         return load_classifier(directory)
 
 
-def run() -> None:
-    """Entry point of the command line."""
-    flags.mark_flag_as_required("model")
-    command_line.run(main)
-
-
 if __name__ == "__main__":
-    run()
+    main()

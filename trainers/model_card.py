@@ -7,7 +7,11 @@ from typing import Any
 from trainers.attack_report import curves, markdown_table
 from trainers.certified_recipe import CertifiedRecipe
 from trainers.recipe import Recipe
-from trainers.report import dataset_title, rounded_down, rounded_up
+from trainers.report import (
+    dataset_title,
+    rounded_down,
+    rounded_up,
+)
 
 _KINDS = {
     "ordinary": (
@@ -36,86 +40,113 @@ _KINDS = {
     ),
 }
 _RECIPES = {"Recipe": Recipe, "CertifiedRecipe": CertifiedRecipe}
+_WILD = {
+    "mnist": "reading digits in the wild is another problem than MNIST.",
+    "fashion_mnist": "it knows ten kinds of clothes, photographed as in "
+    "Fashion-MNIST.",
+}
+_CARD = """
+# {name}
+
+Classifies {dataset} images with {parameters:,} parameters: {clean} of the test
+images are right without an attack. {kind}
+
+## Use
+
+    import tensorflow as tf
+    model = tf.saved_model.load("saved_models/{name}/1")
+    answers = model.signatures["certify"](image=images)
+
+Images are float32, (n, 28, 28, 1), with pixels in [0, 1]. Beside `logits`,
+`probabilities` and `label`, the signature `certify` answers `certified_radius`:
+no image closer than that in the 2-norm has another label (on a GPU, if TF32 is
+off). The directory is laid out for TensorFlow Serving; nothing of this project
+is needed to use it.
+
+Intended for research on robustness, and for teaching: as a subject of attacks,
+a baseline, a test of serving. Not intended for decisions that matter; {wild}
+
+## Training
+
+Data: the {dataset} training images, 60 000, as TensorFlow Datasets has them,
+without augmentation. The test images were used for the figures below and for
+nothing else; parameters of the recipe were chosen on the last 10 000 training
+images. {training[steps]} steps took {training[seconds]:.0f} s on {machine}.
+
+    {command}
+
+The same, and all that is told below:
+
+    python -m trainers.zoo --models={name}
+
+## Accuracy under attack
+
+FGSM: {full[num_images]} test images. PGD, {pgd[steps]} steps from one random
+start on the cross-entropy or on the difference of logits ratio (DLR): the first
+{few[num_images]} of them. Measured on the SavedModel, pixels in [0, 1], true
+labels; upper bounds of the accuracy under the best attack.
+
+{attack_table}
+
+## Certified accuracy
+
+Share of images that are right and stay right, provably, under every change of
+2-norm up to the radius. It holds for: {certified[holds_for]}.
+
+{certified_table}
+
+## Bounds
+
+δ(A) is the largest logarithmic norm of DA over diagonal D with slopes of the
+activation; the flow of the ODE stretches distances by at most exp(δT). The
+Lipschitz bounds are for what is named, in the 2-norm and in real arithmetic.
+
+{bounds_table}
+
+## Limits
+
+Accuracies under attack are measured, not proven: a better attack may do better.
+Certificates are for the 2-norm and say little about changes of all pixels,
+rotations or blur. One seed; another one gives other figures, see
+docs/results.md. {limits}
+
+This card was written by `python -m trainers.zoo` from results.json; TensorFlow
+{versions[tensorflow]}, Keras {versions[keras]}.
+"""
 
 
 def card(results: dict[str, Any]) -> str:
-    """The card as Markdown.
+    """Returns the card as Markdown.
 
     Args:
       results: the results.json of one model, see `trainers.zoo.build`.
     """
-    name, recipe = results["name"], results["recipe"]
-    dataset = dataset_title(recipe["dataset"])
-    kind = name.removeprefix(f"{recipe['dataset']}_")
+    recipe = results["recipe"]
+    kind = results["name"].removeprefix(f"{recipe['dataset']}_")
     full, few = results["evaluations"]
+    command = textwrap.wrap(
+        training_command(results), 72, break_on_hyphens=False
+    )
+    text = _CARD.strip().format(
+        **results,
+        dataset=dataset_title(recipe["dataset"]),
+        clean=_percent(results["clean_accuracy"]),
+        kind=_KINDS[kind],
+        wild=_WILD[recipe["dataset"]],
+        command=" \\\n      ".join(command),
+        full=full,
+        few=few,
+        pgd=few["attacks"]["pgd"]["settings"],
+        attack_table=_curve_table(
+            "ε in ℓ∞", _curves(full, "linf") | _curves(few, "linf")
+        ),
+        certified_table=_certified_table(results, few),
+        bounds_table=_bounds_table(results),
+        limits=_limits(kind, recipe),
+    )
     blocks = [
-        f"# {name}",
-        _wrap(
-            f"Classifies {dataset} images with {results['parameters']:,} "
-            f"parameters: {_percent(results['clean_accuracy'])} of the test "
-            f"images are right without an attack. {_KINDS[kind]}"
-        ),
-        "## Use",
-        _usage(name),
-        _wrap(
-            "Images are float32, (n, 28, 28, 1), with pixels in [0, 1]. Beside "
-            "`logits`, `probabilities` and `label`, the signature `certify` "
-            "answers `certified_radius`: no image closer than that in the "
-            "2-norm has another label (on a GPU, if TF32 is off). The "
-            "directory is laid out for TensorFlow Serving; nothing of this "
-            "project is needed to use it."
-        ),
-        _wrap(
-            "Intended for research on robustness, and for teaching: as a "
-            "subject of attacks, a baseline, a test of serving. Not intended "
-            "for decisions that matter; "
-            + (
-                "reading digits in the wild is another problem than MNIST."
-                if recipe["dataset"] == "mnist"
-                else "it knows ten kinds of clothes, photographed as in "
-                "Fashion-MNIST."
-            )
-        ),
-        "## Training",
-        _wrap(
-            f"Data: the {dataset} training images, 60 000, as TensorFlow "
-            f"Datasets has them, without augmentation. The test images were "
-            f"used for the figures below and for nothing else; parameters of "
-            f"the recipe were chosen on the last 10 000 training images. "
-            f"{results['training']['steps']} steps took "
-            f"{results['training']['seconds']:.0f} s on {results['machine']}."
-        ),
-        _command(results),
-        "## Accuracy under attack",
-        _wrap(
-            f"FGSM: {full['num_images']} test images. {_pgd(few)}: the first "
-            f"{few['num_images']} of them. Measured on the SavedModel, pixels "
-            "in [0, 1], true labels; upper bounds of the accuracy under the "
-            "best attack."
-        ),
-        _attack_table(full, few),
-        "## Certified accuracy",
-        _wrap(
-            "Share of images that are right and stay right, provably, under "
-            "every change of 2-norm up to the radius. It holds for: "
-            f"{results['certified']['holds_for']}."
-        ),
-        _certified_table(results, few),
-        "## Bounds",
-        _wrap(
-            "δ(A) is the largest logarithmic norm of DA over diagonal D with "
-            "slopes of the activation; the flow of the ODE stretches distances "
-            "by at most exp(δT). The Lipschitz bounds are for what is named, "
-            "in the 2-norm and in real arithmetic."
-        ),
-        _bounds_table(results),
-        "## Limits",
-        _wrap(_limits(kind, results)),
-        _wrap(
-            f"This card was written by `python -m trainers.zoo` from "
-            f"results.json; TensorFlow {results['versions']['tensorflow']}, "
-            f"Keras {results['versions']['keras']}."
-        ),
+        block if block.startswith(("#", "|", " ")) else _wrap(block)
+        for block in text.split("\n\n")
     ]
     return "\n\n".join(blocks) + "\n"
 
@@ -129,14 +160,12 @@ def training_command(results: dict[str, Any]) -> str:
         for field, value in recipe.items()
         if value != default[field] and field != "dataset"
     }
-    if results["recipe_of"] == "CertifiedRecipe":
-        program, flag = "certify", "--set={}={}"
-    else:
-        program, flag = "train", "--{}={}"
+    certified = results["recipe_of"] == "CertifiedRecipe"
+    program = "certify" if certified else "train"
     words = [
         f"python -m trainers.{program} --dataset={recipe['dataset']}",
         f"--output=results/{results['name']}",
-        *(flag.format(field, value) for field, value in changed.items()),
+        *(f"--{field}={value}" for field, value in changed.items()),
     ]
     return " ".join(words)
 
@@ -145,47 +174,17 @@ def _wrap(text: str) -> str:
     return textwrap.fill(text, 80, break_on_hyphens=False)
 
 
-def _usage(name: str) -> str:
-    return textwrap.indent(
-        "import tensorflow as tf\n"
-        f'model = tf.saved_model.load("saved_models/{name}/1")\n'
-        'answers = model.signatures["certify"](image=images)',
-        "    ",
-    )
-
-
-def _command(results: dict[str, Any]) -> str:
-    lines = textwrap.wrap(training_command(results), 72, break_on_hyphens=False)
-    command = " \\\n      ".join(lines)
-    return (
-        f"    {command}\n\n"
-        "The same, and all that is told below:\n\n"
-        f"    python -m trainers.zoo --models={results['name']}"
-    )
-
-
-def _pgd(few: dict[str, Any]) -> str:
-    steps = few["attacks"]["pgd"]["settings"]["steps"]
-    return (
-        f"PGD, {steps} steps from one random start on the cross-entropy or "
-        "on the difference of logits ratio (DLR)"
-    )
-
-
-def _attack_table(full: dict[str, Any], few: dict[str, Any]) -> str:
-    curves = _curves(full, "linf") | _curves(few, "linf")
-    return _curve_table("ε in ℓ∞", curves)
-
-
 def _certified_table(results: dict[str, Any], few: dict[str, Any]) -> str:
-    everything, same = (
-        {point["radius"]: point["accuracy"] for point in curve["certified"]}
-        for curve in (results["certified"], results["certified_few"])
-    )
     images = f"first {few['num_images']} images"
     curves = {
-        f"certified, {results['certified']['num_images']} images": everything,
-        f"certified, {images}": same,
+        f"certified, {which}": {
+            point["radius"]: point["accuracy"]
+            for point in results[key]["certified"]
+        }
+        for which, key in (
+            (f"{results['certified']['num_images']} images", "certified"),
+            (images, "certified_few"),
+        )
     }
     for title, attacked in _curves(few, "l2").items():
         curves[f"{title}, {images}"] = attacked
@@ -196,60 +195,29 @@ def _bounds_table(results: dict[str, Any]) -> str:
     rows = []
     for layer in results["bounds"]["layers"]:
         if "norm" in layer:
-            rows.append(
-                [layer["name"], "", "", rounded_up(layer["norm"]), "the map"]
-            )
+            cells = ["", "", rounded_up(layer["norm"]), "the map"]
         else:
-            rows.append(
-                [
-                    layer["name"],
-                    rounded_down(layer["delta_lower"]),
-                    rounded_up(layer["delta_upper"]),
-                    rounded_up(layer["lipschitz_bound"]),
-                    layer["holds_for"],
-                ]
-            )
-    rows.append(
-        [
-            "network, image to logits",
-            "",
-            "",
-            rounded_up(results["bounds"]["lipschitz"]),
-            "their product",
-        ]
-    )
-    return markdown_table(
-        [
-            "layer",
-            "δ(A), from below",
-            "δ(A), from above",
-            "Lipschitz bound",
-            "holds for",
-        ],
-        rows,
-    )
+            cells = [
+                rounded_down(layer["delta_lower"]),
+                rounded_up(layer["delta_upper"]),
+                rounded_up(layer["lipschitz_bound"]),
+                layer["holds_for"],
+            ]
+        rows.append([layer["name"], *cells])
+    product = rounded_up(results["bounds"]["lipschitz"])
+    network = ["network, image to logits", "", "", product, "their product"]
+    bounds = ("δ(A), from below", "δ(A), from above", "Lipschitz bound")
+    return markdown_table(["layer", *bounds, "holds for"], [*rows, network])
 
 
-def _limits(kind: str, results: dict[str, Any]) -> str:
-    texts = [
-        "Accuracies under attack are measured, not proven: a better attack "
-        "may do better. Certificates are for the 2-norm and say little about "
-        "changes of all pixels, rotations or blur.",
-        "One seed; another one gives other figures, see docs/results.md.",
-    ]
-    if kind in ("ordinary", "stable_ode", "bounded_ends"):
-        texts.append("The Lipschitz bound is too large to certify much.")
+def _limits(kind: str, recipe: dict[str, Any]) -> str:
+    bound = "The Lipschitz bound is too large to certify much. "
     if kind == "certified":
-        texts.append(
-            "A finer grid is another network, which nobody has trained."
-        )
-    else:
-        steps = results["recipe"]["num_steps"]
-        texts.append(
-            f"Euler's {steps} steps are part of the network: with a finer "
-            "grid its figures differ."
-        )
-    return " ".join(texts)
+        return "A finer grid is another network, which nobody has trained."
+    return (bound if kind != "stable_network" else "") + (
+        f"Euler's {recipe['num_steps']} steps are part of the network: with a "
+        "finer grid its figures differ."
+    )
 
 
 def _curves(

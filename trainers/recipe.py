@@ -1,8 +1,7 @@
 """What to train: all choices of one training run, checked when made."""
 
+import abc
 import dataclasses
-import hashlib
-import json
 from typing import Any
 
 import keras
@@ -14,101 +13,117 @@ from stable_node_tf import (
     ode_classifier,
     solvers,
 )
-from stable_node_tf.checks import check_number
-from trainers.data import datasets
-
-ENCODER_INITIALIZERS = ("glorot_uniform", "zeros")
+from trainers.settings import Settings, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """One training run. Equal recipes give equal models.
+class DatasetChoice(Settings):
+    """Names the images."""
 
-    Attributes:
-      dataset: "mnist" or "fashion_mnist".
-      width: dimension of the ODE.
-      activation: "smooth_leaky_relu" or "leaky_tanh".
-      alpha: smallest slope of the activation, in (0, 1].
-      solver: a name of `stable_node_tf.solvers.get`.
-      num_steps: of a fixed grid.
-      encoder_initializer: "glorot_uniform" or "zeros".
-      rotation: spectral norm of the skew-symmetric A that training starts
-        from; 0 starts from Glorot's uniform distribution instead.
-      delta_bar: bound on the worst-case logarithmic norm of A, or None.
-      encoder_max_norm: bound on the spectral norm of the encoder, or None.
-      readout_max_norm: bound on the spectral norm of the read-out, or None.
-      scale: of `MarginCrossentropy`, the loss.
-      offset: of `MarginCrossentropy`, the margin that it asks for. With scale 1
-        and offset 0 it is the plain cross-entropy.
-      epochs: passes over the training images.
-      batch_size: images per step.
-      learning_rate: of Adam at the start; a cosine takes it to zero.
-      seed: of the initial weights and of the order of the images.
-      jit_compile: whether XLA compiles the train step.
-    """
+    dataset: str = setting(
+        "mnist",
+        "Images: mnist, fashion_mnist, another image classification data set "
+        "of TFDS, an .npz file, or a folder with a folder per class in train/ "
+        "and in test/. See docs/training.md.",
+    )
 
-    dataset: str = "mnist"
-    width: int = 64
-    activation: str = "smooth_leaky_relu"
-    alpha: float = 0.1
-    solver: str = "euler"
-    num_steps: int = 20
-    encoder_initializer: str = "glorot_uniform"
-    rotation: float = 0.0
-    delta_bar: float | None = None
-    encoder_max_norm: float | None = None
-    readout_max_norm: float | None = None
-    scale: float = 1.0
-    offset: float = 0.0
-    epochs: int = 10
-    batch_size: int = 128
-    learning_rate: float = 3e-3
-    seed: int = 0
-    jit_compile: bool = False
 
-    def __post_init__(self) -> None:
-        """Refuses values that no training run can have."""
-        for name, choices in (
-            ("dataset", datasets.NAMES),
-            ("activation", activations.NAMES),
-            ("solver", solvers.NAMES),
-            ("encoder_initializer", ENCODER_INITIALIZERS),
-            ("jit_compile", (False, True)),
-        ):
-            value = getattr(self, name)
-            known = value in choices and isinstance(value, type(choices[0]))
-            require(known, name, value, f"one of {choices}")
-        for name in ("width", "num_steps", "epochs", "batch_size"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and value >= 1
-            require(whole, name, value, "a positive integer")
-        whole = isinstance(self.seed, int) and self.seed >= 0
-        require(whole, "seed", self.seed, "an integer >= 0")
-        for name in ("learning_rate", "encoder_max_norm", "readout_max_norm"):
-            value = getattr(self, name)
-            if value is not None or name == "learning_rate":
-                number = check_number(value, name)
-                require(number > 0.0, name, value, "positive")
-        if self.delta_bar is not None:
-            check_number(self.delta_bar, "delta_bar")
-        rotation = check_number(self.rotation, "rotation")
-        require(rotation >= 0.0, "rotation", rotation, "at least 0")
-        self._activation()
-        self.loss()
-        self._solver()
+@dataclasses.dataclass(frozen=True)
+class TrainingRecipe(DatasetChoice, abc.ABC):
+    """One training run. Equal recipes and images give equal models."""
 
-    def fingerprint(self) -> str:
-        """Eight hexadecimal digits that name this recipe."""
-        return fingerprint(self)
+    epochs: int = setting(10, "Passes over the training images.", least=1)
+    batch_size: int = setting(128, "Images per step.", least=1)
+    learning_rate: float = setting(
+        3e-3, "Adam's at the start; a cosine takes it to zero.", above=0
+    )
+    seed: int = setting(
+        0, "Seeds the initial weights and the order of the images.", least=0
+    )
+    jit_compile: bool = setting(False, "Compile the train step with XLA.")
 
-    def build(self, name: str) -> keras.Model:
+    @abc.abstractmethod
+    def build(
+        self, name: str, image_shape: tuple[int, ...], num_classes: int
+    ) -> keras.Model:
         """Returns the untrained model, not compiled."""
+
+    @abc.abstractmethod
+    def loss(self) -> keras.losses.Loss:
+        """Returns the loss to train with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe(TrainingRecipe):
+    """One training run of an `ode_classifier`."""
+
+    width: int = setting(64, "Dimension of the ODE.", least=1)
+    activation: str = setting(
+        "smooth_leaky_relu", "Activation of the ODE.", choices=activations.NAMES
+    )
+    alpha: float = setting(
+        0.1, "Smallest slope of the activation, in (0, 1].", above=0, most=1
+    )
+    solver: str = setting("euler", "Solver of the ODE.", choices=solvers.NAMES)
+    num_steps: int = setting(
+        20, "Steps of a solver with a fixed grid.", least=1
+    )
+    encoder_initializer: str = setting(
+        "glorot_uniform",
+        "What the encoder starts from.",
+        choices=("glorot_uniform", "zeros"),
+    )
+    initial_skew_norm: float = setting(
+        0.0,
+        "Spectral norm of the skew-symmetric A that training starts from; 0 "
+        "starts from Glorot's uniform distribution instead.",
+        least=0,
+    )
+    delta_bar: float | None = setting(
+        None,
+        "Bound on the worst-case logarithmic norm of A; none by default.",
+    )
+    encoder_max_norm: float | None = setting(
+        None,
+        "Bound on the spectral norm of the encoder; none by default.",
+        above=0,
+    )
+    readout_max_norm: float | None = setting(
+        None,
+        "Bound on the spectral norm of the read-out; none by default.",
+        above=0,
+    )
+    loss_scale: float = setting(
+        1.0,
+        "Factor of the margins in the loss; 1 is that of the plain "
+        "cross-entropy.",
+        above=0,
+    )
+    loss_offset: float = setting(
+        0.0,
+        "Margin that the loss asks for; 0 in the plain cross-entropy.",
+        least=0,
+    )
+
+    def build(
+        self, name: str, image_shape: tuple[int, ...], num_classes: int
+    ) -> keras.Model:
+        """Returns the untrained model, not compiled."""
+        solver = solvers.get(self.solver)
+        if isinstance(solver, solvers.FixedGrid):
+            solver = type(solver)(self.num_steps)
+        skew: Any = None
+        if self.initial_skew_norm:
+            skew = SkewSymmetric(self.initial_skew_norm, seed=self.seed)
+        zeros = self.encoder_initializer == "zeros"
         return ode_classifier(
+            image_shape=image_shape,
+            num_classes=num_classes,
             width=self.width,
-            activation=self._activation(),
-            solver=self._solver(),
-            encoder_initializer=self._encoder_initializer(),
-            kernel_initializer=self._kernel_initializer(),
+            activation=activations.BY_NAME[self.activation](self.alpha),
+            solver=solver,
+            encoder_initializer="zeros" if zeros else None,
+            kernel_initializer=skew,
             delta_bar=self.delta_bar,
             encoder_max_norm=self.encoder_max_norm,
             readout_max_norm=self.readout_max_norm,
@@ -118,42 +133,4 @@ class Recipe:
 
     def loss(self) -> keras.losses.Loss:
         """Returns the loss to train with."""
-        return MarginCrossentropy(self.scale, self.offset)
-
-    def _activation(self) -> Any:
-        return activations.BY_NAME[self.activation](self.alpha)
-
-    def _solver(self) -> Any:
-        solver = solvers.get(self.solver)
-        if isinstance(solver, solvers.FixedGrid):
-            return type(solver)(self.num_steps)
-        return solver
-
-    def _encoder_initializer(self) -> Any:
-        return "zeros" if self.encoder_initializer == "zeros" else None
-
-    def _kernel_initializer(self) -> Any:
-        if self.rotation == 0.0:
-            return None
-        return SkewSymmetric(self.rotation, seed=self.seed)
-
-
-def fingerprint(recipe: Any) -> str:
-    """Eight hexadecimal digits that name what differs from the defaults.
-
-    A field that is added later, with a default that changes nothing, leaves
-    them as they are, and with them the checkpoints of trained models.
-    """
-    chosen = {
-        field.name: value
-        for field in dataclasses.fields(recipe)
-        if (value := getattr(recipe, field.name)) != field.default
-    }
-    text = json.dumps(chosen, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def require(condition: bool, name: str, value: Any, what: str) -> None:
-    """Raises ValueError, saying what a field must be, unless it is that."""
-    if not condition:
-        raise ValueError(f"`{name}` must be {what}. Received: {name}={value!r}")
+        return MarginCrossentropy(self.loss_scale, self.loss_offset)

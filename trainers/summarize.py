@@ -13,14 +13,13 @@ Files of `trainers.evaluate` are set beside each other instead, named after
 their directories; --plot=models.png draws their FGSM and PGD.
 """
 
+import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
 
 from trainers import attack_pictures, attack_report, command_line, effects
 from trainers.report import (
@@ -30,6 +29,7 @@ from trainers.report import (
     model_title,
     points_by_epsilon,
 )
+from trainers.settings import Settings, setting
 
 _EPSILONS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2)
 _QUANTITIES = (
@@ -47,13 +47,18 @@ _FEW_QUANTITIES = (
     ("Lipschitz bound", "lipschitz_bound", 1),
 )
 
-_PLOT = flags.DEFINE_string(
-    "plot", None, "PNG file for the attacks of trainers.evaluate."
-)
+
+@dataclasses.dataclass(frozen=True)
+class Options(Settings):
+    """What is drawn besides."""
+
+    plot: str | None = setting(
+        None, "PNG file for the attacks of trainers.evaluate."
+    )
 
 
 def summary(results: Sequence[Results]) -> str:
-    """The table as Markdown: a column per model, or a row where they are many.
+    """Returns a Markdown table: a column per model, or a row if they are many.
 
     Raises:
       ValueError: if the comparisons differ by more than the seed.
@@ -71,34 +76,22 @@ def summary(results: Sequence[Results]) -> str:
         )
     runs = list(zip(*(r["models"] for r in results), strict=True))
     titles = [model_title(models[0]["name"]) for models in runs]
-
-    def spread(values: Sequence[float], scale: float, digits: int) -> str:
-        array = scale * np.asarray(values)
-        mean, half = array.mean(), np.ptp(array) / 2
-        form = f".{digits}f" if abs(mean) < 1e6 else ".1e"
-        cell = f"{round(mean, digits) + 0.0:{form}}"
-        return f"{cell} ± {half:{form}}" if len(array) > 1 else cell
-
     many = len(titles) > _MOST_COLUMNS
-    rows = {
-        "clean accuracy, %": [
-            spread([m["clean_accuracy"] for m in models], 100, 2)
-            for models in runs
-        ]
-    }
+    rows: dict[str, list[str]] = {}
+
+    def add(label: str, columns: list[list[float]], digits: int) -> None:
+        rows[label] = [_spread(values, digits) for values in columns]
+
+    clean = [[100 * m["clean_accuracy"] for m in models] for models in runs]
+    add("clean accuracy, %", clean, 2)
     for key, attack in effects.ATTACKS.items():
         curves = [[points_by_epsilon(m, key) for m in ms] for ms in runs]
         for epsilon in _FEW_EPSILONS if many else _EPSILONS:
             if all(epsilon in c for cs in curves for c in cs):
-                rows[f"{attack}, ε = {epsilon:g}, %"] = [
-                    spread([curve[epsilon] for curve in cs], 100, 1)
-                    for cs in curves
-                ]
+                left = [[100 * c[epsilon] for c in cs] for cs in curves]
+                add(f"{attack}, ε = {epsilon:g}, %", left, 1)
     for label, key, digits in _FEW_QUANTITIES if many else _QUANTITIES:
-        rows[label] = [
-            spread([m[key] for m in models], 1, digits)  # type: ignore[literal-required]
-            for models in runs
-        ]
+        add(label, [[m[key] for m in models] for models in runs], digits)
     corner = _seeds(results)
     if many:
         columns = zip(titles, *rows.values(), strict=True)
@@ -107,11 +100,18 @@ def summary(results: Sequence[Results]) -> str:
     return attack_report.markdown_table([corner, *titles], table)
 
 
-def effect_summary(results: Sequence[Results]) -> str:
-    """What the stability constraint does: a Markdown table and sentences.
+def _spread(values: Sequence[float], digits: int) -> str:
+    """Returns the mean, and half the range where there are several values."""
+    mean, half = np.mean(values), np.ptp(values) / 2
+    form = f".{digits}f" if abs(mean) < 1e6 else ".1e"
+    cell = f"{round(mean, digits) + 0.0:{form}}"
+    return f"{cell} ± {half:{form}}" if len(values) > 1 else cell
 
-    Returns:
-      Nothing, if the results do not hold both models of any pair.
+
+def effect_summary(results: Sequence[Results]) -> str:
+    """Returns what the constraint does, as a Markdown table and sentences.
+
+    Where the results hold both models of no pair, the answer is empty.
     """
     if len(results) > 1:
         found = effects.of_seeds(
@@ -184,39 +184,36 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def main(argv: Sequence[str]) -> None:
+@command_line.program
+def main(options: Options, files: list[str]) -> None:
     """Prints the table of the files named on the command line."""
-    if len(argv) < 2:
-        raise app.UsageError("Name at least one results.json.")
-    try:
-        paths = [Path(path) for path in argv[1:]]
-        files = [_read(path) for path in paths]
-        if all("attacks" in file for file in files):
-            names = [path.parent.name for path in paths]
-            if len(set(names)) < len(names):
-                raise ValueError(
-                    "The directories of the evaluations must have different "
-                    f"names. Received: {', '.join(names)}"
-                )
-            titles = [model_title(name) for name in names]
-            print(attack_report.markdown(files, titles))
-            if _PLOT.value:
-                records = dict(zip(names, files, strict=True))
-                attack_pictures.plot_models(records, _PLOT.value)
-        elif _PLOT.value:
-            raise ValueError("--plot is for files of trainers.evaluate.")
-        else:
-            print(summary(files))
-            if gained := effect_summary(files):
+    if not files:
+        raise ValueError("Name at least one results.json.")
+    paths = [Path(file) for file in files]
+    contents = [_read(path) for path in paths]
+    if all("attacks" in content for content in contents):
+        names = [path.parent.name for path in paths]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                "The directories of the evaluations must have different "
+                f"names. Received: {', '.join(names)}"
+            )
+        titles = [model_title(name) for name in names]
+        print(attack_report.markdown(contents, titles))
+        if options.plot:
+            records = dict(zip(names, contents, strict=True))
+            attack_pictures.plot_models(records, options.plot)
+    elif options.plot:
+        raise ValueError("--plot is for files of trainers.evaluate.")
+    else:
+        try:
+            results: Any = contents
+            print(summary(results))
+            if gained := effect_summary(results):
                 print(f"\n{gained}")
-    except (OSError, ImportError, ValueError, KeyError) as error:
-        sys.exit(f"error: {error}")
-
-
-def run() -> None:
-    """Entry point of the command line."""
-    command_line.run(main)
+        except KeyError as error:
+            raise ValueError(f"The results lack {error}.") from error
 
 
 if __name__ == "__main__":
-    run()
+    main()

@@ -8,21 +8,17 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from stable_node_tf.callbacks import StabilityMonitor
 from stable_node_tf.operation_errors import reason
-from stable_node_tf.saved_model import (
-    save_classifier,
-)
+from stable_node_tf.saved_model import save_classifier
 from trainers import distribution, report
-from trainers.certified_recipe import CertifiedRecipe
 from trainers.data.datasets import Split
-from trainers.recipe import Recipe
+from trainers.recipe import TrainingRecipe
 
 
 class Trained(NamedTuple):
@@ -39,33 +35,8 @@ class Trained(NamedTuple):
     steps: int
 
 
-@contextlib.contextmanager
-def _failures_in_one_line() -> Iterator[None]:
-    try:
-        yield
-    except tf.errors.OpError as error:
-        raise RuntimeError(f"Training has failed: {reason(error)}") from error
-
-
-@contextlib.contextmanager
-def _damage_in_one_line(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
-        said = (
-            reason(error)
-            if isinstance(error, tf.errors.OpError)
-            else str(error).partition("\n")[0]
-        )
-        raise ValueError(
-            f"The checkpoints in {folder} must be as training has left them. "
-            f"Received: {said}. Delete the directory to train anew."
-        ) from error
-
-
-@_failures_in_one_line()
 def train(
-    recipe: Recipe | CertifiedRecipe,
+    recipe: TrainingRecipe,
     split: Split,
     directory: str | Path,
     name: str,
@@ -76,39 +47,33 @@ def train(
 ) -> Trained:
     """Trains a model, saving a checkpoint after every epoch.
 
-    The checkpoints lie in a folder of `directory` named after the model, the
-    recipe and the training images. A run that finds some of its own carries on
-    from the last epoch and ends with the same weights as an uninterrupted one,
-    because the order of the images in an epoch depends on the seed and the
-    epoch alone.
+    A run that finds checkpoints of its own carries on from the last epoch and
+    ends with the same weights as an uninterrupted one, because the order of the
+    images in an epoch depends on the seed and the epoch alone.
 
-    On several replicas `batch_size` is that of all of them together, and the
-    weights are those of one device but for rounding errors. Every worker calls
-    this function, with a directory that all of them see and one writes to.
+    On several replicas `batch_size` is that of all of them together. Every
+    worker calls this function, with a directory that all of them see.
 
     Args:
       recipe: all choices.
       split: training images and labels.
-      directory: where the checkpoints go.
-      name: of the model.
+      directory: where the folder of checkpoints goes.
+      name: the name of the model.
       validation: images to report the accuracy on after every epoch.
-      strategy: of `distribution.strategy`.
-      tensorboard: whether to write summaries of every epoch beside the
-        checkpoints, into the folder tensorboard.
+      strategy: one that `distribution.strategy` has made, or None.
+      tensorboard: whether to write summaries of every epoch into the folder
+        tensorboard beside the checkpoints.
 
     Returns:
       The model, which has left the strategy, time and steps.
 
     Raises:
       ModuleNotFoundError: if there is no TensorBoard to write for.
-      ValueError: if an epoch would have no step, or a layer ends an epoch
+      ValueError: if an epoch would have no step; if a layer ends an epoch
         outside its constraint; if a checkpoint is damaged; if the recipe does
-        not suit the strategy, the workers see different checkpoints, or
-        replicas come to disagree.
-      RuntimeError: if a step fails, because another worker has died for
-        instance; if the loss of an epoch is not finite.
+        not suit the strategy, or workers or replicas disagree.
+      RuntimeError: if a step fails, or the loss of an epoch is not finite.
     """
-    _check_strategy(recipe, strategy)
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ModuleNotFoundError(
             "Summaries need TensorBoard: pip install "
@@ -120,34 +85,40 @@ def train(
             "`batch_size` must not exceed the number of training images, "
             f"{len(split.labels)}. Received: batch_size={recipe.batch_size}"
         )
+    if strategy:
+        distribution.check_recipe(recipe, strategy)
+    folder = checkpoint_folder(recipe, split, directory, name)
     keras.utils.set_random_seed(recipe.seed)
     with strategy.scope() if strategy else contextlib.nullcontext():
-        model = _compiled(recipe, name, steps_per_epoch)
-    optimizer = model.optimizer
-    folder = checkpoint_folder(recipe, split, directory, name)
+        model = _compiled(recipe, name, split, steps_per_epoch)
     chief = distribution.is_chief(strategy)
-    checkpoints = _Checkpoints(model, optimizer, folder, writes=chief)
+    checkpoints = _Checkpoints(model, folder, writes=chief)
     epoch = checkpoints.restore()
     if strategy:
-        _check_same_epoch(strategy, epoch)
+        distribution.check_same_epoch(strategy, epoch)
     if chief:
         _announce(recipe, name, folder, epoch)
-    if epoch < recipe.epochs:
-        callbacks = [_FiniteLoss(), StabilityMonitor()]
-        if tensorboard and chief:
-            logs = str(folder / "tensorboard")
-            callbacks.append(keras.callbacks.TensorBoard(logs))
-        callbacks.append(checkpoints)
-        arguments = {
-            "initial_epoch": epoch,
-            "epochs": recipe.epochs,
-            "steps_per_epoch": steps_per_epoch,
-            "validation_data": validation
-            and (validation.pixels, validation.labels),
-            "callbacks": callbacks,
-            "verbose": 1 if sys.stdout.isatty() else 2,
-        }
-        if strategy:
+    callbacks: list[keras.callbacks.Callback] = [
+        _FiniteLoss(),
+        StabilityMonitor(),
+    ]
+    if tensorboard and chief:
+        logs = str(folder / "tensorboard")
+        callbacks.append(keras.callbacks.TensorBoard(logs))
+    callbacks.append(checkpoints)
+    arguments: dict[str, Any] = {
+        "initial_epoch": epoch,
+        "epochs": recipe.epochs,
+        "steps_per_epoch": steps_per_epoch,
+        "validation_data": validation
+        and (validation.pixels, validation.labels),
+        "callbacks": callbacks,
+        "verbose": 1 if sys.stdout.isatty() else 2,
+    }
+    try:
+        if epoch == recipe.epochs:
+            pass
+        elif strategy:
             distribution.fit(
                 model,
                 strategy,
@@ -161,18 +132,18 @@ def train(
                 shuffle=False,
                 **arguments,
             )
-    steps = int(optimizer.iterations.numpy())
+    except tf.errors.OpError as error:
+        raise RuntimeError(f"Training has failed: {reason(error)}") from error
+    steps = int(model.optimizer.iterations.numpy())
     if strategy:
-        replica, model = model, recipe.build(name)
-        model.set_weights(replica.get_weights())
+        weights = model.get_weights()
+        model = recipe.build(name, split.image_shape, split.num_classes)
+        model.set_weights(weights)
     return Trained(model, float(checkpoints.seconds), steps)
 
 
 def checkpoint_folder(
-    recipe: Recipe | CertifiedRecipe,
-    split: Split,
-    directory: str | Path,
-    name: str,
+    recipe: TrainingRecipe, split: Split, directory: str | Path, name: str
 ) -> Path:
     """The folder of `train`: another recipe or other images, another folder."""
     kind = f"{name}-{recipe.fingerprint()}-{split.fingerprint()}"
@@ -184,39 +155,16 @@ def save(model: keras.Model, directory: Path) -> Path:
 
     Returns:
       The version directory of the SavedModel.
-
-    Raises:
-      ValueError, NotADirectoryError: as `stable_node_tf.save_classifier`.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    unfinished = directory / ".model.tmp.keras"
-    model.save(unfinished)
-    unfinished.replace(directory / "model.keras")
+    with report.atomic(directory / "model.keras") as temporary:
+        model.save(temporary)
     return save_classifier(model, directory)
 
 
-def _check_strategy(
-    recipe: Recipe | CertifiedRecipe, strategy: tf.distribute.Strategy | None
-) -> None:
-    if strategy is None:
-        return
-    replicas = strategy.num_replicas_in_sync
-    if recipe.batch_size % replicas:
-        raise ValueError(
-            f"`batch_size` must be a multiple of {replicas}, the number of "
-            f"replicas. Received: batch_size={recipe.batch_size}"
-        )
-    if recipe.jit_compile:
-        raise ValueError(
-            "`jit_compile` must be False on several replicas. Received: "
-            "jit_compile=True"
-        )
-
-
 def _compiled(
-    recipe: Recipe | CertifiedRecipe, name: str, steps_per_epoch: int
+    recipe: TrainingRecipe, name: str, split: Split, steps_per_epoch: int
 ) -> keras.Model:
-    model = recipe.build(name)
+    model = recipe.build(name, split.image_shape, split.num_classes)
     schedule = keras.optimizers.schedules.CosineDecay(
         recipe.learning_rate, steps_per_epoch * recipe.epochs
     )
@@ -231,18 +179,9 @@ def _compiled(
     return model
 
 
-def _check_same_epoch(strategy: tf.distribute.Strategy, epoch: int) -> None:
-    epochs = distribution.gathered(strategy, lambda: tf.constant(epoch))
-    if np.any(epochs != epoch):
-        raise ValueError(
-            "All workers must see the same checkpoints: give them a directory "
-            f"that they share. Received: epochs {epochs.tolist()}"
-        )
-
-
 def _batches(
     split: Split,
-    recipe: Recipe | CertifiedRecipe,
+    recipe: TrainingRecipe,
     first_epoch: int,
     context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
@@ -270,7 +209,7 @@ def _batches(
 
 
 def _announce(
-    recipe: Recipe | CertifiedRecipe, name: str, folder: Path, epoch: int
+    recipe: TrainingRecipe, name: str, folder: Path, epoch: int
 ) -> None:
     if epoch == 0:
         report.write_json(dataclasses.asdict(recipe), folder / "recipe.json")
@@ -295,27 +234,45 @@ class _FiniteLoss(keras.callbacks.Callback):
 class _Checkpoints(keras.callbacks.Callback):
     """Saves weights, optimizer, epoch and time; all of it or nothing."""
 
-    def __init__(self, model, optimizer, folder: Path, writes: bool):
+    def __init__(self, model: keras.Model, folder: Path, writes: bool) -> None:
         super().__init__()
         self._writes = writes
+        self._folder = folder
         self._epoch = tf.Variable(0, dtype=tf.int64)
         self.seconds = tf.Variable(0.0, dtype=tf.float64)
         checkpoint = tf.train.Checkpoint(
             model=model,
-            optimizer=optimizer,
+            optimizer=model.optimizer,
             epoch=self._epoch,
             seconds=self.seconds,
         )
-        self._folder = folder
-        with _damage_in_one_line(folder):
+        with self._damage_in_one_line():
             self._manager = tf.train.CheckpointManager(
                 checkpoint, str(folder), max_to_keep=2
             )
 
+    @contextlib.contextmanager
+    def _damage_in_one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except (
+            tf.errors.OpError,
+            IndexError,
+            RuntimeError,
+            ValueError,
+        ) as error:
+            failed = isinstance(error, tf.errors.OpError)
+            said = reason(error) if failed else str(error).partition("\n")[0]
+            raise ValueError(
+                f"The checkpoints in {self._folder} must be as training has "
+                f"left them. Received: {said}. Delete the directory to train "
+                "anew."
+            ) from error
+
     def restore(self) -> int:
         latest = self._manager.latest_checkpoint
         if latest:
-            with _damage_in_one_line(self._folder):
+            with self._damage_in_one_line():
                 status = self._manager.checkpoint.restore(latest)
             try:
                 status.assert_existing_objects_matched()

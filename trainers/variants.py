@@ -1,28 +1,24 @@
-"""The four models compared: their recipes, and what is proven of them."""
+"""Presets, and the recipes of the four models that are compared."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
-import keras
-
-from stable_node_tf import nearest_stable
-from stable_node_tf.stability.lipschitz import (
-    network_lipschitz,
-    spectral_norm_bound,
-)
-from trainers import training
-from trainers.recipe import Recipe
+from trainers import command_line
+from trainers.data import datasets
+from trainers.recipe import DatasetChoice, Recipe
+from trainers.settings import setting
 
 PRESETS = {
     "default": Recipe(
         width=256,
         encoder_initializer="zeros",
-        rotation=16.0,
+        initial_skew_norm=16.0,
         delta_bar=0.0,
         encoder_max_norm=1.0,
         readout_max_norm=1.0,
-        scale=8.0,
-        offset=0.85,
+        loss_scale=8.0,
+        loss_offset=0.85,
         epochs=8,
     ),
     # Ends as in arXiv 2503.15696, the rest as in arXiv 2501.10740 but for the
@@ -32,26 +28,20 @@ PRESETS = {
         delta_bar=0.0,
         encoder_max_norm=1.0,
         readout_max_norm=1.0,
-        scale=8.0,
-        offset=0.85,
+        loss_scale=8.0,
+        loss_offset=0.85,
         epochs=12,
     ),
 }
 
 # The best on the validation images of that data set, see docs/results.md.
 _CHANGES: dict[tuple[str, str], dict[str, Any]] = {
-    ("default", "fashion_mnist"): {"offset": 0.75},
+    ("default", "fashion_mnist"): {"loss_offset": 0.75},
 }
 
 
 def preset(name: str, dataset: str, seed: int = 0) -> Recipe:
-    """The recipe of a preset for one data set, all constraints on.
-
-    Args:
-      name: a key of `PRESETS`.
-      dataset: the data set to train on.
-      seed: seeds the initial weights and the order of the images.
-    """
+    """Returns a preset for one data set, with all constraints on."""
     changes = _CHANGES.get((name, dataset), {})
     return dataclasses.replace(
         PRESETS[name], dataset=dataset, seed=seed, **changes
@@ -59,7 +49,7 @@ def preset(name: str, dataset: str, seed: int = 0) -> Recipe:
 
 
 def variants(recipe: Recipe) -> dict[str, Recipe]:
-    """The four recipes compared, alike but for what is constrained.
+    """Returns the four recipes compared, alike but for what is constrained.
 
     Args:
       recipe: the one in which A, encoder and read-out are all constrained.
@@ -68,8 +58,11 @@ def variants(recipe: Recipe) -> dict[str, Recipe]:
       By their names: nothing constrained, A, the ends (encoder and read-out),
       and both.
     """
-    free_a = {"delta_bar": None}
-    free_ends = {"encoder_max_norm": None, "readout_max_norm": None}
+    free_a: dict[str, Any] = {"delta_bar": None}
+    free_ends: dict[str, Any] = {
+        "encoder_max_norm": None,
+        "readout_max_norm": None,
+    }
     return {
         "ordinary": dataclasses.replace(recipe, **free_a, **free_ends),
         "stable_ode": dataclasses.replace(recipe, **free_ends),
@@ -78,31 +71,28 @@ def variants(recipe: Recipe) -> dict[str, Recipe]:
     }
 
 
-def describe(
-    name: str, model: keras.Model, delta_bar: float, trained: training.Trained
-) -> dict:
-    """What `results.json` says of a model besides its accuracies."""
-    stability = model.get_layer("ode").stability()
-    encoder, readout = (
-        spectral_norm_bound(keras.ops.convert_to_numpy(layer.kernel))
-        for layer in (model.get_layer("encoder"), model.get_layer("logits"))
+@dataclasses.dataclass(frozen=True)
+class PresetOptions(command_line.DataOptions, DatasetChoice):
+    """Options of programs that train by a preset and write results."""
+
+    seed: int = setting(
+        0, "Seeds the weights and the order of the images.", least=0
     )
-    kernel = keras.ops.convert_to_numpy(model.get_layer("ode").kernel)
-    nearest = nearest_stable(kernel, delta_bar, model.get_layer("ode").alpha)
-    return {
-        "name": name,
-        "delta_lower": stability.delta_lower,
-        "delta_upper": stability.delta_upper,
-        "delta_bar": stability.delta_bar,
-        "lipschitz_bound": network_lipschitz(
-            encoder, stability.lipschitz_bound, readout
-        ),
-        "lipschitz_bound_holds_for": (
-            f"network from image to logits, ODE as {stability.holds_for}"
-        ),
-        "distance_to_stable": nearest.distance,
-        "encoder_norm": encoder,
-        "readout_norm": readout,
-        "training_seconds": trained.seconds,
-        "steps": trained.steps,
-    }
+    epochs: int | None = setting(
+        None,
+        "Passes over the training images; by default the preset's.",
+        least=1,
+    )
+    results: str = setting("results", "Directory of results.")
+
+    def recipe(self, name: str) -> Recipe:
+        """Returns a preset as these options change it."""
+        recipe = preset(name, self.dataset, self.seed)
+        if self.epochs is None:
+            return recipe
+        return dataclasses.replace(recipe, epochs=self.epochs)
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the results on this data set."""
+        return Path(self.results) / datasets.title(self.dataset)

@@ -16,16 +16,13 @@ writes the cards anew.
 import dataclasses
 import json
 import shutil
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from absl import app, flags, logging
 
-from stable_node_tf import StableODELayer, attacks
+from stable_node_tf import StableODELayer, attacks, evaluation
 from stable_node_tf.certification.certifier import certified_accuracy
 from stable_node_tf.evaluation import sanity_checks
 from stable_node_tf.saved_model import (
@@ -39,13 +36,14 @@ from stable_node_tf.stability.lipschitz import (
 )
 from trainers import attack_suite, command_line, model_card, report, training
 from trainers.certified_recipe import CertifiedRecipe
-from trainers.data import datasets
+from trainers.data import datasets, tfds_sets
 from trainers.measurement import (
     certified_points,
     environment,
     package_digest,
 )
-from trainers.recipe import Recipe
+from trainers.recipe import TrainingRecipe
+from trainers.settings import setting
 from trainers.variants import preset, variants
 
 _RADII = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.25, 1.58, 2.0)
@@ -63,90 +61,75 @@ _PGD = attack_suite.Suite(
 )
 CHECKED = 2000  # images whose accuracy the test of the zoo asks for
 
-_MODELS = flags.DEFINE_list(
-    "models", [], "Which, mnist_certified for example; all by default."
-)
-_CARDS = flags.DEFINE_bool(
-    "cards", False, "Write the cards anew from results.json, nothing else."
-)
-_PGD_IMAGES = flags.DEFINE_integer(
-    "pgd_images",
-    1000,
-    "The first so many test images are attacked by PGD.",
-    1,
-    allow_override=True,
-)
-_ZOO = flags.DEFINE_string("zoo", "saved_models", "Directory of the zoo.")
-_RESULTS = flags.DEFINE_string(
-    "results", "results", "Directory of results.", allow_override=True
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Directory of the TFDS data sets.", allow_override=True
-)
+
+@dataclasses.dataclass(frozen=True)
+class Options(command_line.DataOptions):
+    """What is built, and where it goes."""
+
+    models: tuple[str, ...] = setting(
+        (), "Which, mnist_certified for example; all by default."
+    )
+    cards: bool = setting(
+        False, "Write the cards anew from results.json, nothing else."
+    )
+    pgd_images: int = setting(
+        1000, "The first so many test images are attacked by PGD.", least=1
+    )
+    zoo: str = setting("saved_models", "Directory of the zoo.")
+    results: str = setting("results", "Directory of results.")
 
 
-def recipes() -> dict[str, Recipe | CertifiedRecipe]:
+def recipes() -> dict[str, TrainingRecipe]:
     """How every model of the zoo is trained, by its name."""
-    zoo: dict[str, Recipe | CertifiedRecipe] = {}
-    for dataset in datasets.NAMES:
+    zoo: dict[str, TrainingRecipe] = {}
+    for dataset in tfds_sets.NAMES:
         for name, recipe in variants(preset("default", dataset)).items():
             zoo[f"{dataset}_{name}"] = recipe
         zoo[f"{dataset}_certified"] = CertifiedRecipe(dataset=dataset)
     return zoo
 
 
-def main(argv: Sequence[str]) -> None:
+@command_line.program
+def main(options: Options) -> None:
     """Builds what the flags ask for."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-    # Retracing is what several models in one process need.
-    logging.set_verbosity(logging.ERROR)
-    zoo, known = Path(_ZOO.value), recipes()
-    chosen = _MODELS.value or list(known)
-    if unknown := set(chosen) - known.keys():
-        raise app.UsageError(
+    zoo, known = Path(options.zoo), recipes()
+    if unknown := set(options.models) - known.keys():
+        raise ValueError(
             f"--models must be out of {', '.join(known)}. "
             f"Received: {', '.join(sorted(unknown))}"
         )
-    try:
-        for name in chosen:
-            if _CARDS.value:
-                write_card(zoo / name)
-            elif _is_current(zoo / name, known[name]):
-                print(f"{name}: is there already")
-            else:
-                data = datasets.load(
-                    known[name].dataset, data_dir=_DATA_DIR.value
-                )
-                work = Path(_RESULTS.value) / "zoo" / name
-                build(name, known[name], data, work)
-                _publish(work, zoo / name)
-                print(f"{name}: written to {zoo / name}")
-    except command_line.REFUSALS as error:
-        sys.exit(f"error: {error}")
+    for name in options.models or known:
+        recipe = known[name]
+        if options.cards:
+            write_card(zoo / name)
+        elif _is_current(zoo / name, recipe, options.pgd_images):
+            print(f"{name}: is there already")
+        else:
+            data = datasets.load(recipe.dataset, data_dir=options.data_dir)
+            work = Path(options.results) / "zoo" / name
+            build(name, recipe, data, work, options.pgd_images)
+            _publish(work, zoo / name)
+            print(f"{name}: written to {zoo / name}")
 
 
 def build(
     name: str,
-    recipe: Recipe | CertifiedRecipe,
+    recipe: TrainingRecipe,
     data: datasets.Dataset,
     work: Path,
+    pgd_images: int,
 ) -> None:
-    """Makes 1/, results.json and README.md in a directory, step by step.
+    """Makes 1/, results.json and README.md in the directory `work`.
 
-    Args:
-      name: of the model.
-      recipe: how to train it.
-      data: what to train on, and to test with.
-      work: the directory; what an interrupted run left there is used.
+    What an interrupted run left there is used.
     """
     print(f"\n{name}")
     trained = training.train(recipe, data.train, work / "checkpoints", "model")
     exported = _exported(trained.model, recipe, data.train, work)
     pixels, labels = data.test.pixels, data.test.labels
-    first = data.test.take(slice(_PGD_IMAGES.value))
+    first = data.test.take(slice(pgd_images))
     evaluations = []
-    curves = {}
+    curves: dict[str, evaluation.AccuracyCurve] = {}
     for suite, images in ((_FGSM, data.test), (_PGD, first)):
         path = work / f"evaluation_{'_'.join(suite.settings())}.json"
         record = attack_suite.open_record(
@@ -161,8 +144,7 @@ def build(
         trained.model, first.pixels, first.labels, _PGD.epsilons["l2"]
     )
     check = sanity_checks.certified_at_most_attacked(
-        proven_few,
-        [curves[a.name] for a in _PGD.attacks if a.norm == "l2"],
+        proven_few, [curves[a.name] for a in _PGD.attacks if a.norm == "l2"]
     )
     if not check.passed:
         raise RuntimeError(f"{name}: refuted: {check.name}, {check.measured}")
@@ -225,7 +207,7 @@ def write_card(directory: Path) -> None:
 
 def _exported(
     model: keras.Model,
-    recipe: Recipe | CertifiedRecipe,
+    recipe: TrainingRecipe,
     train: datasets.Split,
     work: Path,
 ) -> ExportedModel:
@@ -236,34 +218,30 @@ def _exported(
         "training_images": train.fingerprint(),
         "package": package_digest(),
     }
-    try:
-        there = json.loads(marker.read_text()) == made_from
-    except (OSError, ValueError):
-        there = False
-    if not there:
+    if not report.read_json(marker, made_from):
         save_classifier(model, work)
         report.write_json(made_from, marker)
     return load_classifier(work / "1")
 
 
-def _is_current(directory: Path, recipe: Recipe | CertifiedRecipe) -> bool:
+def _is_current(
+    directory: Path, recipe: TrainingRecipe, pgd_images: int
+) -> bool:
     """Whether a directory of the zoo is what would be built."""
-    try:
-        results = json.loads((directory / "results.json").read_text())
-        digest = attack_suite.digest(directory / "1")
-    except (OSError, ValueError):
+    made_from = {
+        "recipe": dataclasses.asdict(recipe),
+        "digest": attack_suite.digest(directory / "1"),
+    }
+    results = report.read_json(directory / "results.json", made_from)
+    if not results:
         return False
     wanted = [suite.settings() for suite in (_FGSM, _PGD)]
     found = [
         {name: each["settings"] for name, each in evaluation["attacks"].items()}
         for evaluation in results["evaluations"]
     ]
-    return (
-        results["recipe"] == dataclasses.asdict(recipe)
-        and results["digest"] == digest
-        and found == wanted
-        and results["evaluations"][1]["num_images"] == _PGD_IMAGES.value
-    )
+    few = results["evaluations"][1]["num_images"]
+    return found == wanted and few == pgd_images
 
 
 def _publish(work: Path, target: Path) -> None:
@@ -283,10 +261,5 @@ def _publish(work: Path, target: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def run() -> None:
-    """Entry point of the command line."""
-    command_line.run(main)
-
-
 if __name__ == "__main__":
-    run()
+    main()

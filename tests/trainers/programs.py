@@ -1,8 +1,5 @@
 """How tests run the programs, and evaluations that take seconds."""
 
-from absl import flags
-from absl.testing import flagsaver
-
 from stable_node_tf import Euler, ode_classifier
 
 SMALL = {
@@ -15,13 +12,9 @@ SMALL = {
 }
 
 
-def run(program, **values):
-    """Runs the main function of a program in this process."""
-    name = program.__name__
-    values = [f"--{flag}={value}" for flag, value in values.items()]
-    with flagsaver.flagsaver():
-        flags.FLAGS([name, *values])
-        program.main([name])
+def run(program, *words, **values):
+    """Runs a program in this process."""
+    program.main([*words, *(f"--{name}={v}" for name, v in values.items())])
 
 
 def small_model(seed=0):

@@ -5,15 +5,14 @@ from bars import in_place_of_data, split
 from programs import run, small_model
 
 from stable_node_tf import attacks, ode_classifier
-from stable_node_tf.saved_model import (
-    load_classifier,
-)
-from trainers import compare, outcomes, variants
+from stable_node_tf.saved_model import load_classifier, save_classifier
+from trainers import compare, outcomes, robustness, variants
+from trainers.recipe import Recipe
 
 
 def few(seed):
     return attacks.WorstCase(
-        [attacks.PGD(steps=3, loss=loss) for loss in ("cross_entropy", "dlr")]
+        [attacks.PGD(steps=2, loss=loss) for loss in ("cross_entropy", "dlr")]
     )
 
 
@@ -24,10 +23,10 @@ def data(monkeypatch):
 
 def test_compare_end_to_end(tmp_path, data, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
-    tiny = compare.Recipe(
+    tiny = Recipe(
         width=8,
-        num_steps=4,
-        rotation=3.0,
+        num_steps=2,
+        initial_skew_norm=3.0,
         delta_bar=0.0,
         encoder_max_norm=1.0,
         readout_max_norm=1.0,
@@ -35,11 +34,18 @@ def test_compare_end_to_end(tmp_path, data, monkeypatch, capsys):
         batch_size=16,
     )
     monkeypatch.setitem(variants.PRESETS, "paper", tiny)
-    monkeypatch.setattr(compare, "EPSILONS", (0.0, 0.1, 0.3))
+    monkeypatch.setattr(robustness, "EPSILONS", (0.0, 0.1, 0.3))
     monkeypatch.setattr(compare, "_PGD_EPSILONS", (0.0, 0.1))
     monkeypatch.setattr(outcomes, "strongest_pgd", few)
     monkeypatch.setattr(compare, "_PGD_IMAGES", 16)
     arguments = dict(preset="paper", epochs=2, seed=1, results=tmp_path)
+    results_of, attacked = {}, outcomes.attacked
+
+    def recorded(*arguments):
+        results_of[arguments[-1]] = attacked(*arguments)
+        return results_of[arguments[-1]]
+
+    monkeypatch.setattr(outcomes, "attacked", recorded)
     run(compare, **arguments)
     assert data == [("mnist", None, False)]
 
@@ -87,7 +93,7 @@ def test_compare_end_to_end(tmp_path, data, monkeypatch, capsys):
         for key in ("fgsm", "pgd")
         for point in model[key]
     }
-    assert len(results["effects"]) == 2 * (len(compare.EPSILONS) + 2)
+    assert len(results["effects"]) == 2 * (len(robustness.EPSILONS) + 2)
     for effect in results["effects"]:
         assert effect["count"] == (16 if effect["attack"] == "pgd" else 40)
         pair = {
@@ -114,13 +120,22 @@ def test_compare_end_to_end(tmp_path, data, monkeypatch, capsys):
     newer.write_bytes(b"of somebody else")
     (directory / "attacks" / "stable_ode_pgd.npz").unlink()
     calls = []
-    attacked = outcomes.attacked
 
     def counted(*arguments):
         calls.append(arguments[-1])
+        if "reloaded" in arguments[-1]:
+            return results_of[arguments[-1]]
         return attacked(*arguments)
 
+    def saved(model, place):
+        if model.name == "ordinary":
+            return save_classifier(model, place)
+        return place / "1"
+
     monkeypatch.setattr(outcomes, "attacked", counted)
+    monkeypatch.setattr(compare, "save_classifier", saved)
+    proven = {model["name"]: model["certified"] for model in models}
+    monkeypatch.setattr(compare, "_certified", lambda name, *_: proven[name])
     monkeypatch.setattr(compare, "draw", lambda *_: None)
     run(compare, **arguments)
     assert calls == [

@@ -30,7 +30,7 @@ from trainers.recipe import Recipe
 RECIPE = Recipe(
     width=8,
     delta_bar=0.0,
-    rotation=1.0,
+    initial_skew_norm=1.0,
     encoder_max_norm=1.0,
     num_steps=3,
     epochs=3,
@@ -163,7 +163,7 @@ def runs(tmp_path_factory):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert finished.returncode == 0, finished.stderr[-5000:]
     return directory
@@ -266,7 +266,7 @@ def test_refuses_recipes_that_do_not_suit(changes, message, tmp_path):
 
 def test_refuses_models_that_are_trained_by_more_than_their_loss():
     """Their own steps and penalties would silently be left out."""
-    model = RECIPE.build("model")
+    model = RECIPE.build("model", (28, 28, 1), 10)
     own_step = GaussianNoiseTraining(model, 0.1, seed=0)
     model.get_layer("ode").kernel.regularizer = keras.regularizers.L2(0.1)
     for trained, reason in (

@@ -109,7 +109,7 @@ def test_evaluate_runs_every_attack_and_check(tmp_path, data, capsys):
     assert "Not checked" not in printed and "certified" in printed
     rows = list(csv.DictReader((out / "evaluation.csv").open()))
     assert sum(row["kind"] == "certified" for row in rows) == 2
-    summarize.main(["summarize", str(out / "evaluation.json")])
+    summarize.main([str(out / "evaluation.json")])
     assert (
         "| out: PGD, 2-norm | out: PGD, 2-norm, DLR loss | out: certified |"
         in capsys.readouterr().out

@@ -14,21 +14,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
-from absl.testing import flagsaver
 from bars import split
 
+from stable_node_tf import attacks
 from stable_node_tf.saved_model import (
     load_classifier,
 )
-from trainers import certify, compare, variants
+from trainers import certify, compare, effects, outcomes, robustness, variants
 from trainers.data import datasets
 
 PROGRAMS = {
     compare: ("--epochs=1", "--results={}/compare"),
     certify: (
-        *("--set=width=8", "--set=blocks=1", "--set=epochs=1"),
-        *("--set=batch_size=64", "--output={}/certify"),
+        *("--width=8", "--blocks=1", "--epochs=1", "--batch_size=64"),
+        "--output={}/certify",
     ),
 }
 STRATEGIES = ("none", "mirrored")
@@ -46,17 +45,20 @@ def run_all(directory):
     variants.PRESETS["default"] = dataclasses.replace(
         variants.PRESETS["default"], width=8, num_steps=3
     )
-    compare.EPSILONS = (0.0, 0.1)
-    compare._PGD = dataclasses.replace(
-        compare._PGD, epsilons=[0.0, 0.1], pgd_steps=3, jit_compile=False
+    robustness.EPSILONS = (0.0, 0.1)
+    compare._PGD_EPSILONS = (0.0, 0.1)
+    outcomes.strongest_pgd = lambda seed: attacks.WorstCase(
+        [attacks.PGD(steps=2)]
     )
+    bounded = effects.PAIRS.pop("bounded")
+    effects.PAIRS = {"bounded": bounded}
+    every = compare.variants
+    compare.variants = lambda recipe: {n: every(recipe)[n] for n in bounded}
     compare.draw = lambda *_: None
     for name in STRATEGIES:
         for program, words in PROGRAMS.items():
             words = [word.format(directory / name) for word in words]
-            with flagsaver.flagsaver():
-                flags.FLAGS(["program", f"--strategy={name}", *words])
-                program.main(["program"])
+            program.main([f"--strategy={name}", *words])
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def read(runs, path):
 
 def test_compare_reports_as_on_one_device(runs):
     alone, mirrored = read(runs, "compare/mnist/results.json")
-    assert len(alone["models"]) == 4
+    assert len(alone["models"]) == 2
     for one, two in zip(alone["models"], mirrored["models"], strict=True):
         assert one["name"] == two["name"] and one["steps"] == two["steps"] == 2
         for quantity in ("clean_accuracy", "fgsm", "pgd", "saved_model_fgsm"):

@@ -7,6 +7,7 @@ import pytest
 from stable_node_tf import Euler, LeakyTanh, RungeKutta4
 from trainers.recipe import Recipe
 
+MNIST = (28, 28, 1), 10
 CHANGED = {
     "dataset": "fashion_mnist",
     "width": 9,
@@ -15,12 +16,12 @@ CHANGED = {
     "solver": "rk4",
     "num_steps": 3,
     "encoder_initializer": "zeros",
-    "rotation": 1.0,
+    "initial_skew_norm": 1.0,
     "delta_bar": 0.0,
     "encoder_max_norm": 1.0,
     "readout_max_norm": 1.0,
-    "scale": 2.0,
-    "offset": 0.5,
+    "loss_scale": 2.0,
+    "loss_offset": 0.5,
     "epochs": 1,
     "batch_size": 7,
     "learning_rate": 1e-4,
@@ -56,14 +57,14 @@ def test_the_default_loss_is_the_cross_entropy():
     np.testing.assert_array_equal(
         Recipe().loss()(labels, logits), plain(labels, logits)
     )
-    loss = Recipe(scale=2.0, offset=0.5).loss()
+    loss = Recipe(loss_scale=2.0, loss_offset=0.5).loss()
     assert (loss.scale, loss.offset) == (2.0, 0.5)
 
 
 def test_builds_what_it_says():
     model = Recipe(
         **CHANGED | {"solver": "rk4", "width": 6, "readout_max_norm": 0.3}
-    ).build("it")
+    ).build("it", *MNIST)
     layer = model.get_layer("ode")
     assert model.name == "it"
     assert isinstance(layer.solver, RungeKutta4)
@@ -75,28 +76,33 @@ def test_builds_what_it_says():
     assert not np.any(model.get_layer("encoder").kernel)
 
 
-def test_rotation_is_the_norm_of_a_skew_symmetric_start():
-    kernel = Recipe(width=6, rotation=2.0).build("it").get_layer("ode").kernel
+def test_initial_skew_norm_is_the_norm_of_a_skew_symmetric_start():
+    kernel = (
+        Recipe(width=6, initial_skew_norm=2.0)
+        .build("it", *MNIST)
+        .get_layer("ode")
+        .kernel
+    )
     kernel = kernel.numpy().astype("float64")
     np.testing.assert_array_equal(kernel, -kernel.T)
     assert np.linalg.norm(kernel, 2) == pytest.approx(2.0, rel=1e-5)
 
 
 def test_default_solver_is_the_one_of_the_literature():
-    solver = Recipe(width=4).build("it").get_layer("ode").solver
+    solver = Recipe(width=4).build("it", *MNIST).get_layer("ode").solver
     assert isinstance(solver, Euler)
     assert solver.num_steps == 20
 
 
 def test_adaptive_solver_takes_no_number_of_steps():
-    model = Recipe(width=4, solver="dormand_prince").build("it")
+    model = Recipe(width=4, solver="dormand_prince").build("it", *MNIST)
     assert "DormandPrince" in type(model.get_layer("ode").solver).__name__
 
 
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("dataset", "cifar10"),
+        ("dataset", 1),
         ("activation", "relu"),
         ("solver", "heun"),
         ("encoder_initializer", "ones"),
@@ -114,15 +120,15 @@ def test_adaptive_solver_takes_no_number_of_steps():
         ("learning_rate", 0.0),
         ("learning_rate", None),
         ("learning_rate", float("nan")),
-        ("rotation", -0.1),
+        ("initial_skew_norm", -0.1),
         ("delta_bar", float("inf")),
         ("delta_bar", "0"),
         ("encoder_max_norm", 0.0),
         ("readout_max_norm", -1.0),
-        ("scale", 0.0),
-        ("scale", None),
-        ("offset", -0.5),
-        ("offset", "0"),
+        ("loss_scale", 0.0),
+        ("loss_scale", None),
+        ("loss_offset", -0.5),
+        ("loss_offset", "0"),
     ],
 )
 def test_bad_values_are_refused_by_name(name, value):

@@ -1,30 +1,43 @@
 import json
-from pathlib import Path
+import shutil
 
 import pytest
-from absl.testing import flagsaver
 from bars import in_place_of_data
 from programs import SMALL, run, small_model
 
 from trainers import evaluate, summarize
 
 
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """What evaluations of two models have written."""
+    directory = tmp_path_factory.mktemp("evaluated")
+    with pytest.MonkeyPatch.context() as patch:
+        in_place_of_data(patch)
+        for seed, name in enumerate(("ordinary", "stable_network")):
+            path = directory / f"{name}.keras"
+            small_model(seed).save(path)
+            run(evaluate, model=path, output=directory / name, **SMALL)
+    return directory
+
+
 @pytest.fixture
-def data(monkeypatch):
-    return in_place_of_data(monkeypatch)
-
-
-def test_evaluations_are_set_beside_each_other(tmp_path, data, capsys):
-    for seed, name in enumerate(("ordinary", "stable_network")):
-        path = tmp_path / f"{name}.keras"
-        small_model(seed).save(path)
-        run(evaluate, model=path, output=tmp_path / name, **SMALL)
-    capsys.readouterr()
-    files = [
-        str(tmp_path / name / "evaluation.json")
+def files(evaluated, tmp_path):
+    """A copy of what they have written, to be changed."""
+    shutil.copytree(evaluated, tmp_path, dirs_exist_ok=True)
+    return [
+        tmp_path / name / "evaluation.json"
         for name in ("ordinary", "stable_network")
     ]
-    summarize.main(["summarize", *files])
+
+
+def change(file, **values):
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_evaluations_are_set_beside_each_other(files, tmp_path, capsys):
+    words = list(map(str, files))
+    summarize.main(words)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == (
         "| MNIST, 30 images, ε in ℓ∞ | ordinary: FGSM | stable network: FGSM |"
@@ -36,32 +49,26 @@ def test_evaluations_are_set_beside_each_other(tmp_path, data, capsys):
     assert any("zero | passed, share 0 | passed" in line for line in lines)
     assert all(line.count("|") == 4 for line in lines if line)
 
-    with flagsaver.flagsaver(plot=str(tmp_path / "models.png")):
-        with pytest.raises(SystemExit, match="ordinary without pgd"):
-            summarize.main(["summarize", *files])
-        for file in files:
-            record = json.loads(Path(file).read_text())
-            record["attacks"]["pgd"] = record["attacks"]["fgsm"]
-            Path(file).write_text(json.dumps(record))
-        summarize.main(["summarize", *files])
+    plot = f"--plot={tmp_path / 'models.png'}"
+    with pytest.raises(SystemExit, match="ordinary without pgd"):
+        summarize.main([plot, *words])
+    for file in files:
+        fgsm = json.loads(file.read_text())["attacks"]["fgsm"]
+        change(file, attacks={"fgsm": fgsm, "pgd": fgsm})
+    summarize.main([plot, *words])
     assert (tmp_path / "models.png").is_file()
 
-    record = json.loads((tmp_path / "ordinary/evaluation.json").read_text())
-    record["num_images"] = 31
-    (tmp_path / "ordinary/evaluation.json").write_text(json.dumps(record))
+    change(files[0], num_images=31)
     with pytest.raises(SystemExit, match="error: .*must be of one data set"):
-        summarize.main(["summarize", *files])
+        summarize.main(words)
 
 
-def test_attacks_with_budgets_of_their_own(tmp_path, data, capsys):
-    path = tmp_path / "model.keras"
-    small_model().save(path)
-    output = tmp_path / "evaluated"
-    run(evaluate, model=path, output=output, **SMALL)
-    other = SMALL | {"epsilons": "0,0.2"}
-    run(evaluate, model=path, output=output, **other, attacks="pgd")
-    capsys.readouterr()
-    summarize.main(["summarize", str(output / "evaluation.json")])
+def test_attacks_with_budgets_of_their_own(files, capsys):
+    fgsm = json.loads(files[0].read_text())["attacks"]["fgsm"]
+    settings = fgsm["settings"] | {"epsilons": [0.0, 0.2]}
+    other = fgsm | {"settings": settings, "accuracies": [0.5, 0.25]}
+    change(files[0], attacks={"fgsm": fgsm, "pgd": other})
+    summarize.main([str(files[0])])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0] for line in lines[2:6]] == [
         *("| 0", "| 0.1", "| 0.3", "| 0.2"),
@@ -77,7 +84,7 @@ def test_evaluations_of_one_name_are_not_drawn_over_each_other(tmp_path):
         file.write_text(json.dumps({"attacks": {}}))
         files.append(str(file))
     with pytest.raises(SystemExit, match="error: .*names. Received: model, mo"):
-        summarize.main(["summarize", *files])
+        summarize.main([*files])
 
 
 def comparison(**config):
@@ -144,7 +151,7 @@ def test_effects_over_seeds(tmp_path, capsys):
     for seed, stable in enumerate((0.5, 0.6, 0.7)):
         files.append(tmp_path / f"{seed}.json")
         files[-1].write_text(json.dumps(trained(seed, stable)))
-    summarize.main(["summarize", *map(str, files)])
+    summarize.main([*map(str, files)])
     table, _, said = (
         capsys.readouterr()
         .out.partition("over seeds: ε ")[2][:-1]
@@ -187,4 +194,4 @@ def test_files_of_something_else_are_named(tmp_path, text):
     path = tmp_path / "results.json"
     path.write_text(text)
     with pytest.raises(SystemExit, match="error: .*results.json"):
-        summarize.main(["summarize", str(path)])
+        summarize.main([str(path)])

@@ -9,7 +9,7 @@ from programs import run
 from stable_node_tf.saved_model import (
     load_classifier,
 )
-from trainers import train
+from trainers import train, training
 
 TINY = {"width": 8, "num_steps": 4, "epochs": 2, "batch_size": 16, "seed": 3}
 
@@ -54,16 +54,17 @@ def test_train_writes_models_and_a_summary(tmp_path, data, capsys):
         *("1", "checkpoints", "model.keras", "train.json"),
     }
 
-
-def test_train_run_again_does_not_train_again(tmp_path, data, capsys):
-    run(train, **TINY, output=tmp_path)
+    # Run again, it does not train again.
     first = (tmp_path / "train.json").read_bytes()
-    run(train, **TINY, output=tmp_path)
+    run(train, **TINY, delta_bar=0.0, output=tmp_path)
     assert "model: already trained" in capsys.readouterr().out
     assert (tmp_path / "train.json").read_bytes() == first
 
 
-def test_train_on_the_validation_split_reports_on_it(tmp_path, data, capfd):
+def test_train_on_the_validation_split_reports_on_it(
+    tmp_path, data, capfd, monkeypatch
+):
+    monkeypatch.setattr(training, "save_classifier", lambda *_: tmp_path / "1")
     run(train, **TINY, output=tmp_path, validation=True)
     assert data == [("mnist", None, True)]
     assert "val_accuracy" in capfd.readouterr().out
@@ -77,3 +78,21 @@ def test_train_into_a_file_is_one_clear_line(tmp_path, data):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match="error: .*file"):
         run(train, **TINY, output=tmp_path / "file")
+
+
+def test_train_takes_images_of_any_shape(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"{kind}_{split}": values
+        for split, count in (("train", 48), ("test", 6))
+        for kind, values in (
+            ("x", rng.integers(256, size=(count, 4, 6, 3), dtype=np.uint8)),
+            ("y", np.arange(count) % 3),
+        )
+    }
+    np.savez(tmp_path / "leaves.npz", **arrays)
+    run(train, **TINY, dataset=tmp_path / "leaves.npz", output=tmp_path)
+    answers = load_classifier(tmp_path).predict(arrays["x_test"] / 255.0)
+    assert answers["logits"].shape == (6, 3)
+    summary = json.loads((tmp_path / "train.json").read_text())
+    assert summary["training_images"] == 48

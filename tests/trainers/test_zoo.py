@@ -1,9 +1,9 @@
+import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
-from absl import app, flags
-from absl.testing import flagsaver
 from bars import split
 
 from stable_node_tf import attacks
@@ -11,7 +11,7 @@ from stable_node_tf.evaluation import sanity_checks
 from stable_node_tf.saved_model import (
     load_classifier,
 )
-from trainers import attack_suite, model_card, zoo
+from trainers import attack_suite, certify, model_card, train, training, zoo
 from trainers.certified_recipe import CertifiedRecipe
 from trainers.data import datasets
 from trainers.recipe import Recipe
@@ -34,7 +34,7 @@ RECIPES = {
 
 @pytest.fixture
 def tiny(monkeypatch):
-    loaded = datasets.Dataset(split(320, 0), split(0, 1), split(30, 2))
+    loaded = split_off()
     monkeypatch.setattr(datasets, "load", lambda *args, **kwargs: loaded)
     monkeypatch.setattr(zoo, "recipes", lambda: RECIPES)
     few = [
@@ -48,9 +48,7 @@ def tiny(monkeypatch):
 
 def run(tmp_path, *arguments):
     places = [f"--zoo={tmp_path / 'zoo'}", f"--results={tmp_path / 'results'}"]
-    with flagsaver.flagsaver():
-        flags.FLAGS(["zoo", *places, "--pgd_images=20", *arguments])
-        zoo.main(["zoo"])
+    zoo.main([*places, "--pgd_images=20", *arguments])
 
 
 def test_builds_carries_on_and_leaves_alone_what_is_there(
@@ -65,7 +63,7 @@ def test_builds_carries_on_and_leaves_alone_what_is_there(
 
     with monkeypatch.context() as patch:
         patch.setattr(attack_suite, "run", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="130"):
             run(tmp_path)
     assert not (tmp_path / "zoo").exists()
     work = tmp_path / "results/zoo/mnist_stable_network"
@@ -103,29 +101,38 @@ def test_builds_carries_on_and_leaves_alone_what_is_there(
     assert card.read_text() == text
 
 
+@pytest.fixture
+def untrained(monkeypatch):
+    """Models as they are drawn, for what does not depend on their training."""
+
+    def train(recipe, *_):
+        return training.Trained(recipe.build("it", (28, 28, 1), 10), 0.0, 0)
+
+    monkeypatch.setattr(training, "train", train)
+
+
 def test_an_interrupted_build_keeps_no_export_of_other_code(
-    tmp_path, tiny, monkeypatch
+    tmp_path, tiny, untrained, monkeypatch
 ):
     exports = []
-    whole = zoo.save_classifier
-
-    def counted(*arguments):
-        exports.append(arguments)
-        return whole(*arguments)
 
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(zoo, "save_classifier", counted)
+    monkeypatch.setattr(zoo, "save_classifier", lambda *a: exports.append(a))
+    monkeypatch.setattr(zoo, "load_classifier", lambda path: exported)
+    exported = types.SimpleNamespace(path=tmp_path)
     monkeypatch.setattr(attack_suite, "run", interrupted)
     for digest, expected in (("one", 1), ("one", 1), ("two", 2)):
         monkeypatch.setattr(zoo, "package_digest", lambda d=digest: d)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="130"):
             run(tmp_path, "--models=mnist_stable_network")
         assert len(exports) == expected
 
 
-def test_a_refuted_certificate_is_not_published(tmp_path, tiny, monkeypatch):
+def test_a_refuted_certificate_is_not_published(
+    tmp_path, tiny, untrained, monkeypatch
+):
     asked = []
 
     def refuted(certified, curves):
@@ -140,36 +147,38 @@ def test_a_refuted_certificate_is_not_published(tmp_path, tiny, monkeypatch):
     assert not (tmp_path / "zoo").exists()
 
 
-def test_the_command_of_the_card_trains_this_recipe():
-    from trainers import train  # noqa: F401  (defines the flags)
-
-    results = {
-        "name": "mnist_stable_network",
-        "recipe_of": "Recipe",
-        "recipe": zoo.dataclasses.asdict(
-            zoo.recipes()["fashion_mnist_stable_network"]
+@pytest.mark.parametrize(
+    "program, recipe",
+    [
+        (train, zoo.recipes()["fashion_mnist_stable_network"]),
+        (
+            certify,
+            CertifiedRecipe(dataset="fashion_mnist", loss_scale=3.0, seed=2),
         ),
+    ],
+)
+def test_the_command_of_the_card_trains_this_recipe(
+    program, recipe, monkeypatch
+):
+    trained = []
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: split_off())
+    monkeypatch.setattr(training, "train", lambda *a, **_: trained.append(a[0]))
+    results = {
+        "name": "it",
+        "recipe_of": type(recipe).__name__,
+        "recipe": dataclasses.asdict(recipe),
     }
     words = model_card.training_command(results).split()
-    assert words[:3] == ["python", "-m", "trainers.train"]
-    with flagsaver.flagsaver():
-        flags.FLAGS(["train", *words[3:]])
-        chosen = {
-            field: flags.FLAGS[field].value for field in results["recipe"]
-        }
-    assert chosen == results["recipe"]
+    assert words[:3] == ["python", "-m", program.__name__]
+    with pytest.raises(AttributeError):  # nothing was trained
+        program.main(words[3:])
+    assert trained == [recipe]
 
-    recipe = CertifiedRecipe("fashion_mnist", scale=3.0, seed=2)
-    results |= {"recipe_of": "CertifiedRecipe", "recipe": vars(recipe)}
-    words = model_card.training_command(results).split()
-    settings = [
-        word.removeprefix("--set=")
-        for word in words
-        if word.startswith("--set")
-    ]
-    assert CertifiedRecipe.parse("fashion_mnist", settings) == recipe
+
+def split_off():
+    return datasets.Dataset(split(32, 0), split(0, 1), split(30, 2))
 
 
 def test_refuses_models_that_it_does_not_know(tmp_path):
-    with pytest.raises(app.UsageError, match="mnist_certified.*cifar10"):
+    with pytest.raises(SystemExit, match="mnist_certified.*cifar10"):
         run(tmp_path, "--models=cifar10_certified")

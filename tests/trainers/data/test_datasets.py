@@ -1,3 +1,5 @@
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -5,7 +7,7 @@ import tensorflow_datasets as tfds
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.data import datasets
+from trainers.data import datasets, sources, tfds_sets
 
 
 def examples(seed, n=12):
@@ -17,46 +19,48 @@ def examples(seed, n=12):
 
 
 class Builder:
-    """Looks to `datasets._read` like the builder of a prepared data set."""
+    """Looks to `tfds_sets._read` like the builder of a prepared data set."""
 
     name = "mnist"
     data_path = "/data/mnist/3.0.1"
 
     def __init__(self, train, test):
         self._splits = {"train": train, "test": test}
+        self.info = types.SimpleNamespace(splits=self._splits)
 
     def as_dataset(self, split, batch_size):
         images, labels = self._splits[split]
         return {"image": tf.constant(images), "label": tf.constant(labels)}
 
 
-@pytest.fixture
-def checksums(monkeypatch):
-    sums = {s: datasets.checksum(examples(i)) for i, s in enumerate(SPLITS)}
-    monkeypatch.setitem(datasets.CHECKSUMS, "mnist", sums)
-
-
 SPLITS = ("train", "test")
 
 
+@pytest.fixture
+def checksums(monkeypatch):
+    sums = {s: tfds_sets.checksum(examples(i)) for i, s in enumerate(SPLITS)}
+    monkeypatch.setitem(tfds_sets.CHECKSUMS, "mnist", sums)
+
+
 def test_genuine_content_is_read(checksums):
-    data = datasets._read(Builder(examples(0), examples(1)))
-    np.testing.assert_array_equal(data["train"].images, examples(0).images)
-    np.testing.assert_array_equal(data["test"].labels, examples(1).labels)
+    builder = Builder(examples(0), examples(1))
+    train, test = (tfds_sets._read(builder, split) for split in SPLITS)
+    np.testing.assert_array_equal(train.images, examples(0).images)
+    np.testing.assert_array_equal(test.labels, examples(1).labels)
 
 
-@pytest.mark.parametrize("seeds, split", [((1, 1), "train"), ((0, 0), "test")])
-def test_other_content_is_refused_by_name(checksums, seeds, split):
-    builder = Builder(*map(examples, seeds))
+@pytest.mark.parametrize("split", SPLITS)
+def test_other_content_is_refused_by_name(checksums, split):
+    builder = Builder(examples(1), examples(0))
     with pytest.raises(ValueError, match=f"{split} split in /data/mnist/3.0.1"):
-        datasets._read(builder)
+        tfds_sets._read(builder, split)
 
 
 @given(st.integers(0, 99), st.permutations(range(12)))
 def test_checksum_ignores_the_order(seed, order):
     images, labels = examples(seed)
     shuffled = datasets.Split(images[order], labels[order])
-    assert datasets.checksum(shuffled) == datasets.checksum(examples(seed))
+    assert tfds_sets.checksum(shuffled) == tfds_sets.checksum(examples(seed))
 
 
 @given(st.integers(0, 12 * 784 - 1), st.integers(1, 255))
@@ -64,7 +68,7 @@ def test_checksum_sees_every_pixel(pixel, change):
     images, labels = examples(0)
     images.reshape(-1)[pixel] ^= change
     changed = datasets.Split(images, labels)
-    assert datasets.checksum(changed) != datasets.checksum(examples(0))
+    assert tfds_sets.checksum(changed) != tfds_sets.checksum(examples(0))
 
 
 def test_checksum_sees_every_label():
@@ -73,38 +77,118 @@ def test_checksum_sees_every_label():
         other = labels.copy()
         other[i] = (other[i] + 1) % 10
         split = datasets.Split(images, other)
-        assert datasets.checksum(split) != datasets.checksum(examples(0))
+        assert tfds_sets.checksum(split) != tfds_sets.checksum(examples(0))
 
 
-def test_validation_split_is_the_end_of_the_training_images(monkeypatch):
-    monkeypatch.setattr(datasets, "VALIDATION_SIZE", 5)
-    train, test = examples(0), examples(1)
-    data = datasets._split({"train": train, "test": test}, validation=True)
-    np.testing.assert_array_equal(data.train.images, train.images[:7])
-    np.testing.assert_array_equal(data.validation.images, train.images[7:])
-    np.testing.assert_array_equal(data.validation.labels, train.labels[7:])
-    np.testing.assert_array_equal(data.test.images, test.images)
-
-
-def test_without_a_validation_split_nothing_is_held_back(monkeypatch):
-    monkeypatch.setattr(datasets, "VALIDATION_SIZE", 5)
-    data = datasets._split(
-        {"train": examples(0), "test": examples(1)}, validation=False
+def labeled(labels, size=4):
+    images = np.arange(len(labels), dtype=np.uint8)[:, None, None, None]
+    return datasets.Split(
+        np.tile(images, (1, size, size, 1)), np.array(labels, np.int64)
     )
-    assert len(data.train.labels) == 12
-    assert data.validation.images.shape == (0, 28, 28, 1)
 
 
-def test_unknown_name_is_refused():
-    with pytest.raises(ValueError, match="Received: name=cifar10"):
-        datasets.load("cifar10")
+def test_validation_split_is_the_end_of_the_training_images():
+    train, test = labeled([0, 1] * 9), labeled([1, 0])
+    source = datasets.Source(train, test)
+    data = datasets.split_off(source, "it", validation=True)
+    np.testing.assert_array_equal(data.train.images, train.images[:15])
+    np.testing.assert_array_equal(data.validation.images, train.images[15:])
+    np.testing.assert_array_equal(data.validation.labels, train.labels[15:])
+    np.testing.assert_array_equal(data.test.images, test.images)
+    assert data.class_names == ("0", "1")
+    assert data.train.image_shape == (4, 4, 1)
+    whole = datasets.split_off(source, "it", validation=False)
+    assert len(whole.train.labels) == 18
+    assert whole.validation.images.shape == (0, 4, 4, 1)
+
+
+@pytest.mark.parametrize(
+    "train, test, validation, message",
+    [
+        (labeled([0, 1]), labeled([]), False, "must have test images"),
+        (labeled([0, 0]), labeled([0]), False, "at least two classes"),
+        (labeled([1, 2]), labeled([1]), False, r"labels \[1, 2\]"),
+        (labeled([0, 2]), labeled([0]), False, "without a gap"),
+        (labeled([0, 1]), labeled([2]), False, "test labels.*shuffled"),
+        (labeled([0, 1] * 3 + [2]), labeled([0]), True, "validation labels"),
+        (labeled([0, 1]), labeled([0], size=5), False, "have one size"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused(train, test, validation, message):
+    source = datasets.Source(train, test)
+    with pytest.raises(ValueError, match=message) as refusal:
+        datasets.split_off(source, "leaves", validation)
+    assert "leaves" in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["no_such_set", "../no", "a b"])
+def test_unknown_names_are_refused(name, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=name):
+        datasets.load(name, data_dir=tmp_path)
+
+
+def test_a_set_that_cannot_be_downloaded_is_refused(tmp_path, monkeypatch):
+    def probe(url):
+        raise ConnectionError("the cable is cut")
+
+    monkeypatch.setattr(sources, "probe", probe)
+    with pytest.raises(RuntimeError, match="cifar10 .*the cable is cut"):
+        datasets.load("cifar10", data_dir=tmp_path)
+
+
+def test_a_set_of_other_things_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="kitti must have images of one size"):
+        datasets.load("kitti", data_dir=tmp_path)
+
+
+class Leaves(tfds.core.GeneratorBasedBuilder):
+    """A data set of TFDS that is none of ours."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    second = "test"
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(5, 6, 3)),
+            "label": tfds.features.ClassLabel(names=["oak", "elm"]),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, manager):
+        return {
+            "train": self._generate_examples(8),
+            self.second: self._generate_examples(3),
+        }
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            image = np.full((5, 6, 3), 10 * i, np.uint8)
+            yield i, {"image": image, "label": i % 2}
+
+
+def test_other_data_sets_of_tfds_are_read(tmp_path, monkeypatch):
+    Leaves(data_dir=tmp_path).download_and_prepare()
+    data = datasets.load("leaves", data_dir=tmp_path)
+    assert data.class_names == ("oak", "elm")
+    assert [len(part.labels) for part in data[:3]] == [8, 0, 3]
+    assert data.train.image_shape == (5, 6, 3) and data.train.num_classes == 2
+    np.testing.assert_array_equal(
+        data.train.images[:, 0, 0, 0] // 10 % 2, data.train.labels
+    )
+    other = tmp_path / "other"
+    monkeypatch.setattr(Leaves, "second", "rest")
+    Leaves(data_dir=other).download_and_prepare()
+    with pytest.raises(ValueError, match="test. Received: train, rest"):
+        datasets.load("leaves", data_dir=other)
 
 
 @pytest.mark.data
 def test_real_mnist():
     data = datasets.load("mnist", validation=True)
-    assert [len(s.labels) for s in data] == [50_000, 10_000, 10_000]
-    for images, labels in data:
+    assert [len(s.labels) for s in data[:3]] == [50_000, 10_000, 10_000]
+    for images, labels in data[:3]:
         assert images.shape[1:] == (28, 28, 1)
         assert (images.dtype, labels.dtype) == (np.uint8, np.int64)
     assert data.test.images.mean() / 255 == pytest.approx(0.1325, abs=1e-4)
