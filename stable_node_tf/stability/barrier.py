@@ -33,7 +33,6 @@ Step = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 def newton_step(
     products: tuple[tf.Tensor, ...],
-    rate: tf.Tensor,
     bend: tf.Tensor,
     slope: tf.Tensor,
     curvature: tf.Tensor,
@@ -45,20 +44,19 @@ def newton_step(
     The derivatives of -log det F are made of squares of entries of R S Rᵀ and
     the like, so that a step costs matrix products and one linear solve.
 
-    `products` are S = F⁻¹, R S, Q S, R S Rᵀ, R S Qᵀ and Q S Qᵀ; `rate` and
-    `bend` φ' and φ''; `slope` and `curvature` the gradient and the diagonal
-    Hessian of the terms beside λ / μ and log det F, all of shape (..., n);
-    `weight` is μ; and diag(I, 0) holds `size` ones.
+    With P = diag(√-φ') Q, `products` are S = F⁻¹, R S, P S, R S Rᵀ, R S Pᵀ and
+    P S Pᵀ; `bend` is -φ''/φ'; `slope` and `curvature` are the gradient and the
+    diagonal Hessian of the terms beside λ / μ and log det F, all of shape
+    (..., n); `weight` is μ; and diag(I, 0) holds `size` ones.
     """
-    S, RS, QS, RSR, RSQ, QSQ = products
-    inside = tf.linalg.diag_part(QSQ)
-    slope = tf.linalg.diag_part(RSR) + rate * inside + slope
-    mixed = RSQ**2 * rate[..., None, :]
-    square = RSR**2 + mixed + tf.linalg.matrix_transpose(mixed)
-    square += QSQ**2 * (rate[..., None, :] * rate[..., None])
+    S, RS, PS, RSR, RSP, PSP = products
+    inside = tf.linalg.diag_part(PSP)
+    slope = tf.linalg.diag_part(RSR) - inside + slope
+    mixed = RSP**2
+    square = RSR**2 - mixed - tf.linalg.matrix_transpose(mixed) + PSP**2
     square += tf.linalg.diag(bend * inside + curvature)
-    cross = -tf.reduce_sum(RS[..., :size] ** 2, -1)
-    cross -= rate * tf.reduce_sum(QS[..., :size] ** 2, -1)
+    cross = tf.reduce_sum(PS[..., :size] ** 2, -1)
+    cross -= tf.reduce_sum(RS[..., :size] ** 2, -1)
     corner = S[..., :size, :size]
     along = 1.0 / weight - tf.linalg.trace(corner)
     corner = tf.reduce_sum(corner**2, [-2, -1])

@@ -4,6 +4,7 @@ import time
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from stable_node_tf.stability.certificate import (
     minimize_certificate,
@@ -71,7 +72,11 @@ def close_gap(
         batch, waiting = nodes.take(order[:_BATCH]), nodes.take(order[_BATCH:])
         rows = np.broadcast_to(matrix, (len(batch.bound), size, size))
         slopes = batch.lower_slope, batch.upper_slope
-        t = minimize_certificate(rows, batch.certificate, *slopes, 1e-5).numpy()
+        t = batch.certificate
+        try:
+            t = minimize_certificate(rows, t, *slopes, 1e-5).numpy()
+        except tf.errors.InvalidArgumentError:
+            pass  # singular to working precision: rounding hides a better t
         bound, relaxed = proven_bound(rows, t, *slopes)
         vectors = np.linalg.eigh(relaxed)[1][:, :, -_EIGENVECTORS:]
         batch = batch._replace(

@@ -19,6 +19,7 @@ LARGEST_ALPHA = 1.0 - 1e-8
 # Beside the d terms of a product, those that a term of M(t) goes through.
 _ROUNDINGS = 24
 
+_MATRIX = tf.TensorSpec([None, None], tf.float64)
 _MATRICES = tf.TensorSpec([None, None, None], tf.float64)
 _VECTORS = tf.TensorSpec([None, None], tf.float64)
 _SCALAR = tf.TensorSpec([], tf.float64)
@@ -92,25 +93,36 @@ def best_certificate(
     matrix: tf.Tensor | np.ndarray,
     alpha: float,
     tolerance: float,
-    step: tf.Tensor | float = 0.0,
-    start: np.ndarray | None = None,
+    step: float = 0.0,
+    multiple: float = 1.0,
     largest_norm: float = np.inf,
 ) -> tf.Tensor:
     """The t that minimizes λmax(M(t)), whatever the norm of A.
 
     A is divided by its norm, t multiplied by it. A matrix with NaN or infinity
-    counts as one of zeros. These are TensorFlow operations: they also run
-    inside a graph.
+    counts as one of zeros. Works eagerly and inside a graph.
 
     Args:
       matrix: A, of shape (d, d).
       alpha: smallest slope; for 1 all t prove the same.
       tolerance: on the minimum, relative to |A|₂ max(1, h|A|₂).
       step: h >= 0.
-      start: t to begin with, instead of |A|₂ in every entry.
+      multiple: of |A|₂, every entry of the first t.
       largest_norm: an A with a larger norm is scaled down to this one.
     """
     matrix = tf.cast(matrix, tf.float64)
+    settings = alpha, tolerance, step, multiple, largest_norm
+    try:
+        return _normalized_and_minimized(matrix, *settings)
+    except tf.errors.InvalidArgumentError:
+        # Singular to working precision: rounding hides a better t.
+        return _normalized_and_minimized(matrix, 1.0, *settings[1:])
+
+
+@tf.function(input_signature=[_MATRIX, *[_SCALAR] * 5], autograph=False)
+def _normalized_and_minimized(
+    matrix, alpha, tolerance, step, multiple, largest_norm
+):
     peak = tf.reduce_max(tf.abs(matrix))
     shape = matrix / peak
     # Eigendecompositions stop the program at NaN; training may go on.
@@ -121,20 +133,18 @@ def best_certificate(
     norm = tf.where(usable, shape_norm * peak, 1.0)
     norm = tf.minimum(norm, largest_norm)
     ones = tf.ones_like(shape[:1])
-    t = ones if start is None else start[None] / norm
-    if alpha < 1.0:
-        try:
-            t = minimize_certificate(
-                shape[None] / shape_norm,
-                t,
-                min(alpha, LARGEST_ALPHA) * ones,
-                ones,
-                tolerance,
-                step * norm,
-            )
-        except tf.errors.InvalidArgumentError:
-            pass  # singular to working precision: rounding hides a better t
-    return t[0] * norm
+
+    def minimized():
+        slopes = tf.minimum(alpha, LARGEST_ALPHA) * ones, ones
+        return minimize_certificate(
+            shape[None] / shape_norm,
+            multiple * ones,
+            *slopes,
+            tolerance,
+            step * norm,
+        )
+
+    return norm * tf.cond(alpha < 1.0, minimized, lambda: multiple * ones)[0]
 
 
 @tf.function(
@@ -175,12 +185,19 @@ def minimize_certificate(
         GS = S + stretch * AS
         GSA = tf.linalg.matrix_transpose(AS) + stretch * ASA
         GSG = GS + GSA * tf.linalg.matrix_transpose(stretch)
-        roots = root * tf.linalg.matrix_transpose(root)
-        scaled = root * GS, root * AS, roots * GSG, roots * GSA, roots * ASA
+        # R = diag(√(r/2)) G and P = diag(√(r/2) / t) A.
+        lower = root / t[:, :, None]
+        column = tf.linalg.matrix_transpose(lower)
+        scaled = (
+            root * GS,
+            lower * AS,
+            root * tf.linalg.matrix_transpose(root) * GSG,
+            root * column * GSA,
+            lower * column * ASA,
+        )
         return newton_step(
             (S, *scaled),
-            rate=-1.0 / t**2,
-            bend=2.0 / t**3,
+            bend=2.0 / t,
             slope=-free / t,
             curvature=free / t**2 + 1.0 - free,
             weight=weight,

@@ -288,8 +288,8 @@ def euler_log_norm(
         multiples = 2.0 ** np.arange(-np.ceil(np.log2(max(reach, 1.0))), 9.0)
         starts = np.outer(multiples, t)
         relaxed = certificate_matrix(A[None], starts, alpha, 1.0, h)
-        start = starts[np.argmin(np.linalg.eigvalsh(relaxed)[:, -1])]
-        t = best_certificate(A, alpha, tolerance, h, start).numpy()
+        multiple = multiples[np.argmin(np.linalg.eigvalsh(relaxed)[:, -1])]
+        t = best_certificate(A, alpha, tolerance, h, multiple).numpy()
     certificate = _positive_ldexp(t, exponent)
     return certified_log_norm(matrix, alpha, certificate, step), certificate
 

@@ -155,18 +155,19 @@ def multiplier_step(
     """
     last = multipliers[-form.size :]
     zeros = tf.zeros_like(multipliers[: -form.size])
-    # S = (λ diag(I, 0) - M(θ))⁻¹.
+    # S = (λ diag(I, 0) - M(θ))⁻¹ and P = diag(√-φ') Q.
     state = tf.concat([tf.ones_like(last), zeros], 0)
     S = tf.linalg.diag(bound * state) - form_matrix(form, multipliers)
     S = tf.linalg.inv(S)
-    RS, QS = tf.matmul(form.raising, S), tf.matmul(form.lowering, S)
-    RSR = tf.matmul(RS, form.raising, transpose_b=True)
-    RSQ = tf.matmul(RS, form.lowering, transpose_b=True)
-    QSQ = tf.matmul(QS, form.lowering, transpose_b=True)
+    R = form.raising
+    P = tf.concat([zeros + 1.0, 1.0 / last], 0)[:, None] * form.lowering
+    RS, PS = tf.matmul(R, S), tf.matmul(P, S)
+    RSR = tf.matmul(RS, R, transpose_b=True)
+    RSP = tf.matmul(RS, P, transpose_b=True)
+    PSP = tf.matmul(PS, P, transpose_b=True)
     return newton_step(
-        (S, RS, QS, RSR, RSQ, QSQ),
-        rate=tf.concat([zeros - 1.0, -1.0 / last**2], 0),
-        bend=tf.concat([zeros, 2.0 / last**3], 0),
+        (S, RS, PS, RSR, RSP, PSP),
+        bend=tf.concat([zeros, 2.0 / last], 0),
         slope=tf.concat([_PRICE / weight + zeros, -1.0 / last], 0),
         curvature=tf.concat([zeros, 1.0 / last**2], 0),
         weight=weight,

@@ -6,10 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from stable_node_tf.checks import check_matrix, check_number
-from stable_node_tf.stability.certificate import (
-    best_certificate,
-    certificate_matrix,
-)
+from stable_node_tf.stability.certificate import best_certificate
 from stable_node_tf.stability.log_norm import (
     Witness,
     certified_log_norm,
@@ -104,7 +101,9 @@ def _slope(matrix: np.ndarray, alpha: float, t: np.ndarray) -> float:
     With x the top eigenvector of M(t) and y = Ax, the bound is
     m xᵀy + (τ x² + (1-α)² y² / τ) / 4, summed over the entries.
     """
-    relaxed = certificate_matrix(matrix, t, alpha, 1.0)
+    weighted = matrix / np.sqrt(t)[:, None]
+    relaxed = (1 + alpha) / 4 * (matrix + matrix.T)
+    relaxed += (1 - alpha) / 4 * (np.diag(t) + weighted.T @ weighted)
     x = np.linalg.eigh(relaxed)[1][:, -1]
     y = matrix @ x
     return (x @ y - np.sum(y**2 / t)) / 2

@@ -143,7 +143,7 @@ def test_scaling_follows_moving_kernels(near, jit_compile):
         ),
         jit_compile=jit_compile,
     )
-    for _ in range(25):
+    for _ in range(40):
         factor, multipliers, _ = scale(kernels, multipliers)
         kernels = [tf.cast(factor, tf.float32) * A for A in kernels]
         stored = [A.numpy() for A in kernels]
