@@ -85,6 +85,7 @@ def minimize_bound(
     the start, of shape (...); `scale` the size of λ, to which the tolerance, at
     least 1e-13, is relative.
     """
+    tolerance = tf.cast(tolerance, reached.dtype)
     tolerance = tf.maximum(tolerance, _SMALLEST_TOLERANCE) * scale
     gap = _FIRST_GAP * scale / tf.sqrt(degree)
 

@@ -67,8 +67,8 @@ def proven_bound(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numbers proven to be at least λmax(M(t)), rounding errors included.
 
-    Arguments as of `certificate_matrix`. The numbers, of shape (...), are
-    infinite where terms overflow; M(t) as it is computed is returned with them.
+    The arguments are those of `certificate_matrix`. The numbers are infinite
+    where terms overflow. M(t), as it is computed, comes with them.
     """
     computed, magnitude = (
         certificate_matrix(
@@ -135,11 +135,11 @@ def _normalized_and_minimized(
     ones = tf.ones_like(shape[:1])
 
     def minimized():
-        slopes = tf.minimum(alpha, LARGEST_ALPHA) * ones, ones
         return minimize_certificate(
             shape[None] / shape_norm,
             multiple * ones,
-            *slopes,
+            tf.minimum(alpha * ones, LARGEST_ALPHA),
+            ones,
             tolerance,
             step * norm,
         )

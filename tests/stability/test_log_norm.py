@@ -356,6 +356,7 @@ def test_steps_of_euler_hold_over_the_whole_range(seed, power, spread, alpha):
 
 
 def test_functions_that_run_eagerly():
+    usual = worst_case_log_norm(gaussian(4, 0), 0.5, starts=2)
     tf.config.run_functions_eagerly(True)
     try:
         bracket = worst_case_log_norm(gaussian(4, 0), 0.5, starts=2)
@@ -363,3 +364,4 @@ def test_functions_that_run_eagerly():
     finally:
         tf.config.run_functions_eagerly(False)
     assert bracket.lower <= bracket.upper <= bound
+    assert bracket.upper == pytest.approx(usual.upper, rel=1e-12)

@@ -5,11 +5,13 @@ and more in large matrices. In functions compiled by XLA matrix products alone
 do the work, elsewhere one symmetric eigendecomposition does.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
+
+Scalar: TypeAlias = tf.Tensor | float
 
 # Times the root of the longer side and the unit roundoff; several times the
 # largest error seen.
@@ -69,9 +71,7 @@ def _sign_approximation() -> tuple[list[float], float]:
 _SCALES, _RESIDUE = _sign_approximation()
 
 
-def clip_singular_values(
-    matrix: tf.Tensor, limit: tf.Tensor | float
-) -> ClippedMatrix:
+def clip_singular_values(matrix: tf.Tensor, limit: Scalar) -> ClippedMatrix:
     """Lowers the singular values above a limit to that limit.
 
     The result is the nearest matrix, in the Frobenius norm, of spectral norm
@@ -82,10 +82,8 @@ def clip_singular_values(
     those not suffice, the Frobenius norm scales the matrix down. A matrix that
     holds NaN or infinity is returned as it is.
 
-    Args:
-      matrix: M, of shape (m, n); n <= m costs least. float32 or float64.
-      limit: positive scalar, from `smallest_limit` to the largest number of
-        the dtype.
+    M is float32 or float64, of shape (m, n), and n <= m costs least. The limit
+    is positive, from `smallest_limit` to the largest number of the dtype.
 
     >>> kernel = tf.constant([[3.0, 0.0], [0.0, 1.0]])
     >>> clip_singular_values(kernel, 2.0).matrix.numpy().round(3)
@@ -136,7 +134,7 @@ class ActiveSpectrum(NamedTuple):
 
 
 def active_spectrum(
-    matrix: tf.Tensor, limit: tf.Tensor | float
+    matrix: tf.Tensor, limit: Scalar
 ) -> tuple[ActiveSpectrum, ActiveSpectrum]:
     """The spectrum of M as it came, and one with |M|₂ <= √2 limits.
 
@@ -222,7 +220,7 @@ def _room(matrix: tf.Tensor) -> float:
     return float(_ROUNDING * unit_roundoff(matrix.dtype) * longer)
 
 
-def _scaled_down(matrix: tf.Tensor, most: tf.Tensor | float) -> tf.Tensor:
+def _scaled_down(matrix: tf.Tensor, most: Scalar) -> tf.Tensor:
     """Holds |M|₂ <= |M|_F <= most, whatever M is, unless it is not finite."""
     wide, most = tf.cast(matrix, tf.float64), tf.cast(most, tf.float64)
     peak = tf.reduce_max(tf.abs(wide))
@@ -234,9 +232,7 @@ def _scaled_down(matrix: tf.Tensor, most: tf.Tensor | float) -> tf.Tensor:
     return tf.where(kept, matrix, tf.cast(scaled, matrix.dtype))
 
 
-def clip_by_products(
-    matrix: tf.Tensor, limit: tf.Tensor | float
-) -> ClippedByProducts:
+def clip_by_products(matrix: tf.Tensor, limit: Scalar) -> ClippedByProducts:
     """`clip_singular_values` with matrix products alone, for XLA."""
     limit *= 1 - _room(matrix)
     nothing = tf.zeros([matrix.shape[-1]] * 2, matrix.dtype)

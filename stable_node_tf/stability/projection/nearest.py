@@ -110,7 +110,7 @@ def nearest_stable(
     True
     """
     matrix, problem, scale, B, t, X = _project(
-        matrix, delta_bar, alpha, tolerance, 1e-9, certificate, max_iterations
+        matrix, delta_bar, alpha, tolerance, certificate, max_iterations, 1e-9
     )
     if X is None:
         zeros = np.zeros_like(matrix)
@@ -154,7 +154,7 @@ def nearby_stable(
     >>> bool(0.45 < B[0, 0] <= 0.5)
     True
     """
-    found = _project(matrix, delta_bar, alpha, tolerance, tolerance**2)
+    found = _project(matrix, delta_bar, alpha, tolerance)
     if found.multiplier is None:
         return found.matrix, found.t * found.scale
     return found.B * found.scale, found.t * found.scale
@@ -180,13 +180,14 @@ def _project(
     delta_bar: float,
     alpha: float,
     tolerance: float,
-    own_tolerance: float,
     certificate: ArrayLike | None = None,
     max_iterations: int = 1000,
+    own_tolerance: float | None = None,
 ) -> _Projection:
     """Checks the arguments; finds B = A, or else the certified projection.
 
-    `own_tolerance` is that of the search for a certificate of A.
+    `own_tolerance` is that of the search for a certificate of A, by default the
+    square of `tolerance`.
     """
     matrix, alpha = check_matrix(matrix), check_alpha(alpha)
     if alpha < _SMALLEST_ALPHA:
@@ -207,7 +208,7 @@ def _project(
         start = np.full(len(A), max(spectral_norm(A), 1e-290))
     else:
         start = check_certificate(certificate, len(A)) / scale
-    t = _own_certificate(problem, start, own_tolerance)
+    t = _own_certificate(problem, start, own_tolerance or tolerance**2)
     if t is not None:
         return _Projection(matrix, problem, scale, A, t, None)
     if alpha >= _ALMOST_ONE:
