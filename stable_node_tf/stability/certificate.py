@@ -16,7 +16,7 @@ from stable_node_tf.stability.rounding import (
 # To search with: where slopes are almost equal hardly anything depends on t,
 # and the best t runs away. All t prove a bound for the true slopes.
 LARGEST_ALPHA = 1.0 - 1e-8
-# Beside the d terms of a product, those that a term of M(t) goes through.
+# Roundings that a term of M(t) goes through, besides the d of a product.
 _ROUNDINGS = 24
 
 _MATRIX = tf.TensorSpec([None, None], tf.float64)

@@ -150,8 +150,8 @@ def multiplier_step(
 ) -> Step:
     """The Newton step of `barrier` from λ and θ, at weight μ.
 
-    The terms of s are the price 1e-9 Σ s / μ in place of logarithms. Norms of
-    the kernels are at most about 1, λ is larger than `reached_bound`.
+    Instead of logarithms, s has the price 1e-9 Σ s / μ. The kernels have norms
+    of at most about 1, and λ is larger than `reached_bound`.
     """
     last = multipliers[-form.size :]
     zeros = tf.zeros_like(multipliers[: -form.size])

@@ -114,7 +114,7 @@ def clip_log_norm(
     such a T every step of the optimizer would be undone in that row. For the
     same reason the next t is at least a hundredth of the root mean square of
     the singular values of A. A t that is not within a factor 1e4 of that root,
-    because A was zero before or has jumped, makes place for the root itself.
+    because A was zero before or has jumped, is replaced by that root.
 
     A is float32 or float64, t float64. With a step h > 0, δ_h is bounded
     instead of δ, see `euler_log_norm`.

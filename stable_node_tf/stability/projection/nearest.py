@@ -47,9 +47,9 @@ class NearestStable(NamedTuple):
       certificate: t > 0, float64, shape (d,), for which
         `certified_log_norm(matrix, alpha, certificate) <= delta_bar`. The one
         exception: a matrix that `exact=True` moved nearer to A than any
-        certified one. Its bound is proven by enumeration instead, to recheck
-        with `worst_case_log_norm(matrix, alpha, exact=True)`, and t is the best
-        certificate it has, of a bound slightly above delta_bar.
+        certified one. Its bound is proven by enumeration instead, which
+        `worst_case_log_norm(matrix, alpha, exact=True)` rechecks, and t is its
+        best certificate, for a bound slightly above delta_bar.
       distance_lower_bound: proven; no matrix with δ <= delta_bar is nearer to
         A than this.
     """
@@ -89,8 +89,8 @@ def nearest_stable(
         in ‖Δ‖ and δ for d <= 16 within a minute. Stopped early by `time_limit`,
         the certified result is returned, and `distance_lower_bound` is what
         the cutting planes have reached.
-      certificate: a first guess of t, of shape (d,), as that of an earlier
-        call; if it proves the bound for A, A is returned.
+      certificate: a first guess of t, of shape (d,), from an earlier call for
+        example; if it proves the bound for A, A is returned.
       tolerance: how far ‖Δ‖ may exceed the certified optimum, relative to it
         plus a hundredth of the norm of A; positive.
       max_iterations: cap on the eigendecompositions of size 2d, at least 1.
