@@ -138,7 +138,7 @@ def _normalized_and_minimized(
         return minimize_certificate(
             shape[None] / shape_norm,
             multiple * ones,
-            tf.minimum(alpha * ones, LARGEST_ALPHA),
+            alpha * ones,
             ones,
             tolerance,
             step * norm,
@@ -169,6 +169,8 @@ def minimize_certificate(
         tf.convert_to_tensor(argument, tf.float64) for argument in arguments
     )
     size = tf.shape(matrix)[-1]
+    searched = tf.minimum(lower_slope, LARGEST_ALPHA)
+    lower_slope = tf.where(upper_slope > lower_slope, searched, lower_slope)
     root = tf.sqrt((upper_slope - lower_slope) / 4)[:, :, None]
     stretch = step * (upper_slope + lower_slope)[:, :, None] / 2
     free = tf.cast(upper_slope > lower_slope, tf.float64)
