@@ -34,6 +34,7 @@ from stable_node_tf.stability.log_norm import (
     worst_case_log_norm,
 )
 from stable_node_tf.stability.projection.certified_projection import (
+    Problem,
     project_certified,
 )
 from stable_node_tf.stability.projection.nearest import nearest_stable
@@ -159,7 +160,9 @@ def where_the_time_goes(size, delta_bar, alpha, repeats):
     """Steps of ADMM, their time, and the floor that LAPACK sets."""
     matrix = gaussian(size)
     projection, seconds = fastest(
-        lambda: project_certified(matrix, delta_bar, alpha, 1e-4, 1000),
+        lambda: project_certified(
+            Problem(matrix, delta_bar, alpha), 1e-4, 1000
+        ),
         repeats,
     )
     block = np.block([[matrix, matrix.T], [matrix, matrix]])

@@ -13,10 +13,7 @@ from stable_node_tf.checks import (
 )
 from stable_node_tf.constraints.kernels import AVERAGE_MARGIN, check_kernel
 from stable_node_tf.read_only_settings import ReadOnlySettings
-from stable_node_tf.stability.certificate_search import (
-    LARGEST_ALPHA,
-    minimize_certificate,
-)
+from stable_node_tf.stability.certificate import best_certificate
 from stable_node_tf.stability.clipping.log_norm import (
     certificate_range,
     clip_log_norm,
@@ -117,29 +114,13 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
         return clipped.matrix
 
     def _cold_certificate(self, matrix):
-        matrix = tf.cast(matrix, tf.float64)
-        peak = tf.reduce_max(tf.abs(matrix))
-        shape = tf.math.divide_no_nan(matrix, peak)
-        norm = tf.norm(shape)
-        # Eigendecompositions stop the program at NaN; training may go on.
-        finite = tf.math.is_finite(norm) & (norm > 0.0)
-        shape = tf.where(finite, shape / norm, 0.0)
-        norm = tf.where(finite, norm * tf.minimum(peak, _LARGEST_NORM), 1.0)
+        largest = _LARGEST_NORM
         if self.step > 0.0:
             # No matrix inside has a norm beyond about 2 / h.
-            norm = tf.minimum(norm, 4.0 / self.step)
-        ones = tf.ones_like(shape[:1])
-        certificate = ones
-        if self.alpha < 1.0:
-            certificate = minimize_certificate(
-                shape[None],
-                ones,
-                min(self.alpha, LARGEST_ALPHA) * ones,
-                ones,
-                1e-5,
-                self.step * norm,
-            )
-        return certificate[0] * norm
+            largest = min(largest, 4.0 / self.step)
+        return best_certificate(
+            matrix, self.alpha, 1e-5, self.step, largest_norm=largest
+        )
 
     def constrain_average(self, average, average_of) -> None:
         """Moves an average of kernels inside, by a little more than rounding.

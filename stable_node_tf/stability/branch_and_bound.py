@@ -4,9 +4,12 @@ import time
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
-from stable_node_tf.stability.certificate_bound import bound_above
-from stable_node_tf.stability.certificate_search import minimize_certificate
+from stable_node_tf.stability.certificate import (
+    minimize_certificate,
+    proven_bound,
+)
 
 _BATCH = 256
 _EIGENVECTORS = 3
@@ -24,12 +27,6 @@ class _Nodes(NamedTuple):
         return _Nodes(*(field[rows] for field in self))
 
 
-def _join(*parts: _Nodes) -> _Nodes:
-    return _Nodes(
-        *(np.concatenate(fields) for fields in zip(*parts, strict=True))
-    )
-
-
 def close_gap(
     matrix: np.ndarray,
     alpha: float,
@@ -42,15 +39,11 @@ def close_gap(
 
     Each node fixes some D_ii at alpha or 1; its upper bound is the best
     certificate for what is left free, its lower bound the worst D for its top
-    eigenvector. Nodes are opened best first, in batches.
+    eigenvectors. Nodes are opened best first, in batches.
 
-    Args:
-      matrix: A, float64, of shape (d, d), of norm about 1.
-      alpha: smallest slope.
-      vector: the best witness vector known, of shape (d,).
-      certificate: the best certificate known, of shape (d,).
-      tolerance: absolute gap at which to stop.
-      time_limit: seconds after which to stop with the interval proven so far.
+    `vector` and `certificate` are the best ones known for A, of norm about 1.
+    It stops at an absolute gap of `tolerance`, or after `time_limit` seconds
+    with the interval proven so far.
 
     Returns:
       The upper bound, true in floating point as that of `certified_log_norm`
@@ -59,23 +52,14 @@ def close_gap(
     size = len(matrix)
     deadline = time.monotonic() + time_limit
 
-    def slopes_of(vectors):
-        return np.where(vectors * (vectors @ matrix.T) > 0, 1.0, alpha)
-
-    def attained(vectors):
-        images = vectors @ matrix.T
-        return np.sum(slopes_of(vectors) * vectors * images, axis=-1)
-
-    def evaluate(nodes):
-        """Proven bounds, and the eigenvectors of the largest eigenvalues."""
-        rows = np.broadcast_to(matrix, (len(nodes.bound), size, size))
-        proven, bounds = bound_above(
-            rows, nodes.certificate, nodes.lower_slope, nodes.upper_slope
-        )
-        return proven, np.linalg.eigh(bounds)[1][:, :, -_EIGENVECTORS:]
+    def worst_case(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """xᵀ D(x) A x and the diagonal of D(x), for each row x."""
+        terms = vectors * (vectors @ matrix.T)
+        slopes = np.where(terms > 0, 1.0, alpha)
+        return np.sum(slopes * terms, axis=-1), slopes
 
     best = vector / np.linalg.norm(vector)
-    lower = attained(best[None])[0]
+    lower = worst_case(best[None])[0][0]
     closed = -np.inf
     nodes = _Nodes(
         np.full((1, size), alpha),
@@ -86,40 +70,49 @@ def close_gap(
     while len(nodes.bound):
         order = np.argsort(-nodes.bound)
         batch, waiting = nodes.take(order[:_BATCH]), nodes.take(order[_BATCH:])
-        t = minimize_certificate(
-            np.broadcast_to(matrix, (len(batch.bound), size, size)),
-            batch.certificate,
-            batch.lower_slope,
-            batch.upper_slope,
-            1e-5,
-        ).numpy()
-        batch = batch._replace(certificate=t)
-        bound, vectors = evaluate(batch)
-        batch = batch._replace(bound=np.minimum(bound, batch.bound))
+        rows = np.broadcast_to(matrix, (len(batch.bound), size, size))
+        slopes = batch.lower_slope, batch.upper_slope
+        t = batch.certificate
+        try:
+            t = minimize_certificate(rows, t, *slopes, 1e-5).numpy()
+        except tf.errors.InvalidArgumentError:
+            pass  # singular to working precision: rounding hides a better t
+        bound, relaxed = proven_bound(rows, t, *slopes)
+        vectors = np.linalg.eigh(relaxed)[1][:, :, -_EIGENVECTORS:]
+        batch = batch._replace(
+            certificate=t, bound=np.minimum(bound, batch.bound)
+        )
 
         candidates = vectors.transpose(0, 2, 1).reshape(-1, size)
-        values = attained(candidates)
+        values, _ = worst_case(candidates)
         if values.max() > lower:
             lower, best = values.max(), candidates[values.argmax()]
 
-        open_rows = batch.bound > lower + tolerance
-        closed = max(closed, batch.bound[~open_rows].max(initial=-np.inf))
+        is_open = batch.bound > lower + tolerance
+        closed = max(closed, batch.bound[~is_open].max(initial=-np.inf))
         closed = min(closed, lower + tolerance)
-        batch, vectors = batch.take(open_rows), vectors[open_rows]
-        waiting_open = waiting.bound > lower + tolerance
-        if not waiting_open.all():
+        batch, vectors = batch.take(is_open), vectors[is_open]
+        is_open = waiting.bound > lower + tolerance
+        if not is_open.all():
             closed = lower + tolerance
-        waiting = waiting.take(waiting_open)
-        if time.monotonic() > deadline:
-            nodes = _join(batch, waiting)
+        waiting = waiting.take(is_open)
+        stop = time.monotonic() > deadline
+        opened = [batch] if stop else _children(matrix, batch, vectors)
+        parts = zip(*opened, waiting, strict=True)
+        nodes = _Nodes(*(np.concatenate(fields) for fields in parts))
+        if stop:
             break
-        nodes = _join(*_children(matrix, batch, vectors), waiting)
     upper = max(nodes.bound.max(initial=lower), closed)
-    return float(upper), best, slopes_of(best)
+    return float(upper), best, worst_case(best)[1]
 
 
-def _children(matrix, nodes, vectors):
-    """Splits every node at the entry where its relaxation is loosest."""
+def _children(
+    matrix: np.ndarray, nodes: _Nodes, vectors: np.ndarray
+) -> list[_Nodes]:
+    """Splits every node at the entry where its relaxation is loosest.
+
+    That is where (r/2) (t_i x_i² + y_i² / t_i) exceeds r |x_i y_i| most.
+    """
     radius = (nodes.upper_slope - nodes.lower_slope) / 2
     images = matrix @ vectors
     t = nodes.certificate
@@ -131,7 +124,4 @@ def _children(matrix, nodes, vectors):
     low, high = nodes.upper_slope.copy(), nodes.lower_slope.copy()
     low[rows, index] = nodes.lower_slope[rows, index]
     high[rows, index] = nodes.upper_slope[rows, index]
-    return (
-        nodes._replace(upper_slope=low),
-        nodes._replace(lower_slope=high),
-    )
+    return [nodes._replace(upper_slope=low), nodes._replace(lower_slope=high)]

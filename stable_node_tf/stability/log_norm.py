@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from stable_node_tf.checks import (
@@ -15,11 +14,10 @@ from stable_node_tf.checks import (
     check_positive,
 )
 from stable_node_tf.stability.branch_and_bound import close_gap
-from stable_node_tf.stability.certificate_bound import bound_above
-from stable_node_tf.stability.certificate_search import (
-    LARGEST_ALPHA,
+from stable_node_tf.stability.certificate import (
+    best_certificate,
     certificate_matrix,
-    minimize_certificate,
+    proven_bound,
 )
 from stable_node_tf.stability.rounding import relative_rounding
 from stable_node_tf.stability.witness_search import maximize_witness
@@ -148,21 +146,9 @@ def certified_log_norm(
     alpha = check_alpha(alpha)
     A, exponent = _normalized(check_matrix(matrix))
     t = _ldexp(check_certificate(certificate, len(A)), -exponent)
-    h = _ldexp(check_not_negative(step, "step"), exponent)
-    scaled, _ = bound_above(A, t, alpha, 1.0, h)
-    return float(np.nextafter(_ldexp(scaled, exponent), np.inf))
-
-
-def _ldexp(number, exponent):
-    """A number times 2^exponent, infinite where that is too large."""
-    with np.errstate(over="ignore"):
-        return np.ldexp(number, exponent)
-
-
-def _normalized(array: np.ndarray, top: int = 0) -> tuple[np.ndarray, int]:
-    """The array times a power of two, its maximum in [½, 1) times 2^top."""
-    exponent = int(np.frexp(np.abs(array).max())[1]) - top
-    return _ldexp(array, -exponent), exponent
+    h = float(_ldexp(check_not_negative(step, "step"), exponent))
+    bound, _ = proven_bound(A, t, alpha, 1.0, h)
+    return float(np.nextafter(_ldexp(bound, exponent), np.inf))
 
 
 def worst_case_log_norm(
@@ -189,14 +175,13 @@ def worst_case_log_norm(
       alpha: smallest slope of the activation, in (0, 1].
       exact: also runs branch and bound until the ends meet to 1e-9 relative to
         the norm of A (seconds for d <= 16), or `time_limit` is over.
-      tolerance: of the minimization behind `upper`, relative to |A|₂, positive.
+      tolerance: how far `upper` may be from the minimum of the relaxation,
+        relative to |A|₂; positive.
       time_limit: seconds given to branch and bound.
-      starts: number of starts of the search behind `lower`, beside up to
-        48 that are always made.
-      seed: of the starts, not negative; equal arguments give equal results.
-
-    Returns:
-      A `WorstCaseLogNorm`.
+      starts: how many random starts the search behind `lower` makes; up to 48
+        others are always made.
+      seed: seeds the random starts, not negative; equal arguments give equal
+        results.
 
     Raises:
       ValueError: if the matrix is not square and finite, alpha is not in
@@ -216,78 +201,36 @@ def worst_case_log_norm(
     if not matrix.any():
         witness = Witness(np.ones(size), np.eye(size)[0])
         return WorstCaseLogNorm(0.0, 0.0, witness, np.full(size, 1e-300))
-    normalized, exponent = _normalized(matrix)
-    norm = spectral_norm(normalized)
-    scaled = normalized / norm
-
-    lower_slope, upper_slope = np.full(size, alpha), np.ones(size)
-    best = _best_certificate(scaled, np.ones(size), alpha, tolerance)
-    bound = certificate_matrix(
-        tf.constant(scaled), tf.constant(best), np.float64(alpha), 1.0
-    )
-    guesses = np.concatenate(
-        [
-            np.linalg.eigh(bound)[1].T[::-1][:16],
-            np.linalg.eigh(scaled + scaled.T)[1].T[::-1][:16],
-            np.linalg.svd(scaled)[2][:16],
-            np.random.default_rng(seed).standard_normal((starts, size)),
-        ]
-    )
-    vector, _ = maximize_witness(
-        scaled, guesses, lower_slope, upper_slope, _rounds(size), seed
-    )
-    vector = vector.numpy()
-    diagonal = np.where(vector * (scaled @ vector) > 0, 1.0, alpha)
-    certificate = _unscaled(best, norm, exponent)
+    A, exponent = _normalized(matrix)
+    t = best_certificate(A, alpha, tolerance).numpy()
+    certificate = _positive_ldexp(t, exponent)
     upper = certified_log_norm(matrix, alpha, certificate)
+
+    # Top eigenvectors of M(t) and of sym(A), and singular vectors of A.
+    relaxed = certificate_matrix(A, t, alpha, 1.0)
+    first = [
+        np.linalg.eigh(relaxed)[1].T[::-1][:16],
+        np.linalg.eigh(A + A.T)[1].T[::-1][:16],
+        np.linalg.svd(A)[2][:16],
+        np.random.default_rng(seed).standard_normal((starts, size)),
+    ]
+    # Large skew-symmetric matrices take more rounds.
+    rounds = 6 if size <= 64 else 24
+    guesses = np.concatenate(first)
+    vector = maximize_witness(A, guesses, alpha, rounds, seed).numpy()
+    diagonal = np.where(vector * (A @ vector) > 0, 1.0, alpha)
     if exact and alpha < 1.0:
+        norm = spectral_norm(A)
         closed, vector, diagonal = close_gap(
-            scaled, alpha, vector, best, 1e-9, time_limit
+            A / norm, alpha, vector, t / norm, 1e-9, time_limit
         )
+        # The rounding of A / norm.
         closed = closed * norm + norm * relative_rounding(8 * size)
         closed = np.nextafter(_ldexp(closed, exponent), np.inf)
         upper = min(upper, float(closed))
     witness = Witness(diagonal, vector)
     lower = attained_log_norm(matrix, alpha, witness)
     return WorstCaseLogNorm(lower, upper, witness, certificate)
-
-
-def _best_certificate(
-    matrix: np.ndarray,
-    start: np.ndarray,
-    alpha: float,
-    tolerance: float,
-    step: float = 0.0,
-) -> np.ndarray:
-    """The best t for a matrix of norm 1, or `start` if rounding hides it."""
-    if alpha == 1.0:
-        return start
-    ones = np.ones((1, len(matrix)))
-    try:
-        return minimize_certificate(
-            matrix[None],
-            start[None],
-            min(alpha, LARGEST_ALPHA) * ones,
-            ones,
-            tolerance,
-            step,
-        )[0].numpy()
-    except tf.errors.InvalidArgumentError:  # singular to working precision
-        return start
-
-
-def _unscaled(
-    certificate: np.ndarray, norm: float, exponent: int
-) -> np.ndarray:
-    """The certificate t, times norm times 2^exponent, kept positive."""
-    limits = np.finfo(np.float64)
-    unscaled = _ldexp(certificate * norm, exponent)
-    return np.clip(unscaled, limits.smallest_subnormal, limits.max)
-
-
-def _rounds(size: int) -> int:
-    """Rounds of the search: large skew-symmetric matrices take more."""
-    return 6 if size <= 64 else 24
 
 
 def euler_log_norm(
@@ -307,7 +250,8 @@ def euler_log_norm(
       matrix: A, of shape (d, d).
       alpha: smallest slope, in (0, 1].
       step: h >= 0.
-      tolerance: of the minimization, relative to |A|₂ max(1, h|A|₂), positive.
+      tolerance: how far the bound may be from that optimum, relative to
+        |A|₂ max(1, h|A|₂); positive.
 
     Returns:
       The proven bound and its certificate, see `certified_log_norm`.
@@ -325,51 +269,51 @@ def euler_log_norm(
     alpha = check_alpha(alpha)
     step = check_not_negative(step, "step")
     tolerance = check_positive(tolerance, "tolerance")
-    normalized, exponent = _normalized(matrix)
-    norm = spectral_norm(normalized)
-    # h|A|; the powers of two of the factors may be far apart.
-    reach = float(_ldexp(step, exponent)) * norm
+    A, exponent = _normalized(matrix)
+    norm = spectral_norm(A)
+    h = float(_ldexp(step, exponent))
+    # The powers of two of its factors may be far apart.
+    reach = h * norm
     if reach > _LARGEST_STEP:
         raise ValueError(
             "`step` times the 2-norm of `matrix` must be at most "
             f"{_LARGEST_STEP:g}. Received: step={step} and a matrix of norm "
             f"{spectral_norm(matrix):g}"
         )
-    best = np.ones(len(matrix))
+    t = np.full(len(A), norm or 1e-300)
     if norm > 0.0 and alpha < 1.0:
-        scaled = normalized / norm
-        best = _best_multiple(scaled, alpha, reach) * best
-        best = _best_certificate(scaled, best, alpha, tolerance, reach)
-        certificate = _unscaled(best, norm, exponent)
-    else:
-        certificate = best * (spectral_norm(matrix) or 1e-300)
+        # The best multiple of the identity. Where h|A| is near 2 the optimum
+        # is far above |A|, and Newton's method slow; where h|A| is large it is
+        # near 1/h.
+        multiples = 2.0 ** np.arange(-np.ceil(np.log2(max(reach, 1.0))), 9.0)
+        starts = np.outer(multiples, t)
+        relaxed = certificate_matrix(A[None], starts, alpha, 1.0, h)
+        multiple = multiples[np.argmin(np.linalg.eigvalsh(relaxed)[:, -1])]
+        t = best_certificate(A, alpha, tolerance, h, multiple).numpy()
+    certificate = _positive_ldexp(t, exponent)
     return certified_log_norm(matrix, alpha, certificate, step), certificate
 
 
-def _best_multiple(matrix: np.ndarray, alpha: float, step: float) -> float:
-    """The best c out of powers of 2 for t = c (1, ..., 1).
-
-    Where h|A| is near 2 the optimum is far above 1, and Newton's method slow;
-    where h|A| is large it is near 1/h.
-    """
-    multiples = 2.0 ** np.arange(-np.ceil(np.log2(max(step, 1.0))), 9.0)
-    bounds = np.linalg.eigvalsh(
-        certificate_matrix(
-            tf.constant(matrix[None]),
-            tf.constant(np.outer(multiples, np.ones(len(matrix)))),
-            tf.constant(alpha, tf.float64),
-            tf.constant(1.0, tf.float64),
-            tf.constant(step, tf.float64),
-        )
-    )[:, -1]
-    return float(multiples[np.argmin(bounds)])
-
-
 def spectral_norm(matrix: np.ndarray) -> float:
-    """|A|₂, without overflow in between.
-
-    >>> spectral_norm(np.diag([1e-200, 2e-200]))
-    2e-200
-    """
+    """|A|₂, without overflow in between."""
     largest = np.abs(matrix).max()
     return float(np.linalg.norm(matrix / (largest or 1.0), 2) * largest)
+
+
+def _ldexp(number: np.ndarray | float, exponent: int) -> np.ndarray:
+    """A number times 2^exponent, infinite where that is too large."""
+    with np.errstate(over="ignore"):
+        return np.ldexp(number, exponent)
+
+
+def _positive_ldexp(certificate: np.ndarray, exponent: int) -> np.ndarray:
+    """The certificate times 2^exponent, kept positive and finite."""
+    limits = np.finfo(np.float64)
+    scaled = _ldexp(certificate, exponent)
+    return np.clip(scaled, limits.smallest_subnormal, limits.max)
+
+
+def _normalized(array: np.ndarray, top: int = 0) -> tuple[np.ndarray, int]:
+    """The array times a power of two, its maximum in [½, 1) times 2^top."""
+    exponent = int(np.frexp(np.abs(array).max())[1]) - top
+    return _ldexp(array, -exponent), exponent

@@ -9,7 +9,8 @@ of the last,
 
 The right side is a quadratic form in z = (x, v_1, ..., v_(k-1)). If it is at
 most λ|x|² for all z, then δ <= λ. The best multipliers solve a convex problem,
-a linear matrix inequality in (λ, s, t); all that satisfy it prove their λ.
+a linear matrix inequality in (λ, s, t); all that satisfy it prove their λ. See
+docs/theory.md, "Several layers".
 """
 
 from collections.abc import Sequence
@@ -18,11 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-# As in `certificate_search`.
-_CENTRED = np.float64(0.3)
-_NEARLY_CENTRED = np.float64(0.9)
-_FIRST_GAP = 0.05
-_SMALLEST_TOLERANCE = 1e-13
+from stable_node_tf.stability.barrier import (
+    Step,
+    minimize_bound,
+    newton_step,
+)
 
 # Multipliers of rows of zeros would grow without end.
 _PRICE = 1e-9
@@ -39,31 +40,24 @@ class QuadraticForm(NamedTuple):
     """The form above as a function of its n multipliers θ = (s, t).
 
     M(θ) = base + Rᵀ diag(θ) R + Qᵀ diag(φ) Q with φ = -s for the inner layers,
-    which come first, and φ = 1/t for the last one.
-
-    Attributes:
-      base: the part without multipliers, of shape (n, n).
-      raising: R, of shape (n, n).
-      lowering: Q, of shape (n, n).
+    which come first, and φ = 1/t for the last one; R is `raising`, Q is
+    `lowering`, these three are of shape (n, n); t and x have `size` entries.
     """
 
     base: tf.Tensor
     raising: tf.Tensor
     lowering: tf.Tensor
+    size: Any
 
 
-_FORM = QuadraticForm(_MATRIX, _MATRIX, _MATRIX)
+_FORM = QuadraticForm(_MATRIX, _MATRIX, _MATRIX, tf.TensorSpec([], tf.int32))
 
 
 def quadratic_form(kernels: Sequence[tf.Tensor], alpha: float) -> QuadraticForm:
     """Builds the form of A_1, ..., A_k; n = m_1 + ... + m_k.
 
-    Args:
-      kernels: float64, A_i of shape (m_i, m_(i-1)) with m_0 = m_k = d.
-      alpha: smallest slope; one above 1 - 1e-6 counts as that.
-
-    >>> quadratic_form([tf.eye(2)] * 3, 0.5).base.shape
-    TensorShape([6, 6])
+    A_i is float64, of shape (m_i, m_(i-1)) with m_0 = m_k = d. An alpha above
+    1 - 1e-6 counts as that.
     """
     alpha = min(alpha, _LARGEST_ALPHA)
     m, r = (1.0 + alpha) / 2, (1.0 - alpha) / 2
@@ -71,6 +65,7 @@ def quadratic_form(kernels: Sequence[tf.Tensor], alpha: float) -> QuadraticForm:
     start, total = size, size + sum(A.shape[0] for A in kernels[:-1])
     eye = tf.eye(total, dtype=kernels[0].dtype)
     x = eye[:size]
+    # x, v_i and y_i as matrices that act on z.
     y = tf.matmul(kernels[0], x)
     raising, lowering = [], []
     for kernel in kernels[1:]:
@@ -86,25 +81,15 @@ def quadratic_form(kernels: Sequence[tf.Tensor], alpha: float) -> QuadraticForm:
         (product + tf.transpose(product)) / 2,
         tf.concat(raising, 0),
         tf.concat(lowering, 0),
+        size,
     )
 
 
 def form_matrix(
-    form: QuadraticForm, multipliers: tf.Tensor, size: Any, sign: float = -1.0
+    form: QuadraticForm, multipliers: tf.Tensor, sign: float = -1.0
 ) -> tf.Tensor:
-    """M(θ), symmetric; with `sign` = 1 and A_i >= 0, the sum of magnitudes.
-
-    Args:
-      form: of `quadratic_form`.
-      multipliers: θ, of shape (n,).
-      size: d.
-      sign: of φ for the inner layers.
-
-    >>> form = quadratic_form([tf.eye(1)], 0.5)
-    >>> form_matrix(form, tf.ones(1), 1).numpy()
-    array([[1.]], dtype=float32)
-    """
-    inner, last = multipliers[:-size], multipliers[-size:]
+    """M(θ), symmetric; with `sign` = 1, A_i >= 0, the sum of magnitudes."""
+    inner, last = multipliers[: -form.size], multipliers[-form.size :]
     weights = tf.concat([sign * inner, 1.0 / last], 0)
     raised = tf.matmul(
         form.raising, multipliers[:, None] * form.raising, transpose_a=True
@@ -116,47 +101,20 @@ def form_matrix(
     return (matrix + tf.transpose(matrix)) / 2
 
 
-def reached_bound(
-    form: QuadraticForm, multipliers: tf.Tensor, size: Any
+def reached_bound(form: QuadraticForm, multipliers: tf.Tensor) -> tf.Tensor:
+    """The smallest λ that θ proves, up to rounding, or infinity."""
+    return _schur_eigenvalues(form, multipliers)[-1]
+
+
+def centered_bound(
+    form: QuadraticForm, multipliers: tf.Tensor, weight: tf.Tensor
 ) -> tf.Tensor:
-    """The smallest λ that the multipliers prove, up to rounding, or infinity.
-
-    That is the largest eigenvalue of the Schur complement of the part in v.
-
-    Args:
-      form: of `quadratic_form`.
-      multipliers: θ, of shape (n,).
-      size: d.
-
-    >>> form = quadratic_form([tf.eye(1, dtype=tf.float64)] * 2, 0.5)
-    >>> theta = tf.constant([1.0, 1.0], tf.float64)
-    >>> bool(1.0 <= reached_bound(form, theta, 1) < 1.3)
-    True
-    """
-    return _schur_eigenvalues(form, multipliers, size)[-1]
-
-
-def centred_bound(
-    form: QuadraticForm, multipliers: tf.Tensor, weight: tf.Tensor, size: Any
-) -> tf.Tensor:
-    """The best λ of the barrier of `newton_step` for the multipliers as given.
+    """The λ at which the barrier of weight μ is least for the given θ.
 
     It solves Σ μ/(λ - e_i) = 1, e_i being the eigenvalues of which the largest
     is `reached_bound`.
-
-    Args:
-      form: of `quadratic_form`.
-      multipliers: θ, of shape (n,).
-      weight: μ > 0.
-      size: d.
-
-    >>> form = quadratic_form([tf.eye(1, dtype=tf.float64)] * 2, 0.5)
-    >>> theta, mu = tf.ones(2, tf.float64), tf.constant(0.1, tf.float64)
-    >>> gap = centred_bound(form, theta, mu, 1) - reached_bound(form, theta, 1)
-    >>> round(float(gap), 9)
-    0.1
     """
-    eigenvalues = _schur_eigenvalues(form, multipliers, size)
+    eigenvalues = _schur_eigenvalues(form, multipliers)
     behind = eigenvalues[-1] - eigenvalues
     gap = weight
     for _ in range(8):  # Newton's method for 1 / Σ 1/(λ - e_i), concave
@@ -166,9 +124,11 @@ def centred_bound(
     return eigenvalues[-1] + gap
 
 
-def _schur_eigenvalues(form, multipliers, size):
+def _schur_eigenvalues(
+    form: QuadraticForm, multipliers: tf.Tensor
+) -> tf.Tensor:
     """Those of the Schur complement of the part in v; infinite if none."""
-    matrix = form_matrix(form, multipliers, size)
+    matrix, size = form_matrix(form, multipliers), form.size
     inner = -matrix[size:, size:]
     eye = tf.eye(tf.shape(inner)[0], dtype=inner.dtype)
     scale = tf.reduce_max(tf.abs(multipliers)) * 1e-14
@@ -182,125 +142,59 @@ def _schur_eigenvalues(form, multipliers, size):
     return tf.where(proper, eigenvalues, tf.constant(np.inf, schur.dtype))
 
 
-def newton_step(
+def multiplier_step(
     form: QuadraticForm,
     bound: tf.Tensor,
     multipliers: tf.Tensor,
     weight: tf.Tensor,
-    size: Any,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """One damped step towards the minimum of a barrier function.
+) -> Step:
+    """The Newton step of `barrier` from λ and θ, at weight μ.
 
-    It is (λ + 1e-9 Σ s) / μ - log det F - Σ log t with
-    F = λ diag(1, ..., 1, 0, ..., 0) - M(θ), and self-concordant, F being a
-    Schur complement of a matrix linear in (λ, s, t): the step keeps F positive
-    definite. The Hessian is made of squares of entries of R F⁻¹ Rᵀ and the
-    like.
-
-    Args:
-      form: of `quadratic_form`, of kernels with norms of at most about 1.
-      bound: λ, larger than `reached_bound`.
-      multipliers: θ, of shape (n,).
-      weight: μ > 0.
-      size: d.
-
-    Returns:
-      λ, θ and the length of the step in the norm of the Hessian.
+    Instead of logarithms, s has the price 1e-9 Σ s / μ. The kernels have norms
+    of at most about 1, and λ is larger than `reached_bound`.
     """
-    dtype = multipliers.dtype
-    last = multipliers[-size:]
-    zeros = tf.zeros_like(multipliers[:-size])
-    rate = tf.concat([zeros - 1.0, -1.0 / last**2], 0)
-    bend = tf.concat([zeros, 2.0 / last**3], 0)
-    fixed = tf.concat([_PRICE / weight + zeros, -1.0 / last], 0)
-
-    F = -form_matrix(form, multipliers, size)
+    last = multipliers[-form.size :]
+    zeros = tf.zeros_like(multipliers[: -form.size])
+    # S = (λ diag(I, 0) - M(θ))⁻¹ and P = diag(√-φ') Q.
     state = tf.concat([tf.ones_like(last), zeros], 0)
-    S = tf.linalg.inv(F + tf.linalg.diag(bound * state))
-    RS, QS = tf.matmul(form.raising, S), tf.matmul(form.lowering, S)
-    RSR = tf.matmul(RS, form.raising, transpose_b=True)
-    RSQ = tf.matmul(RS, form.lowering, transpose_b=True)
-    QSQ = tf.matmul(QS, form.lowering, transpose_b=True)
-    inside = tf.linalg.diag_part(QSQ)
-    slope = tf.linalg.diag_part(RSR) + rate * inside + fixed
-    mixed = RSQ**2 * rate
-    curvature = RSR**2 + mixed + tf.transpose(mixed)
-    curvature += QSQ**2 * rate * rate[:, None]
-    curvature += tf.linalg.diag(bend * inside)
-    curvature += tf.linalg.diag(tf.concat([zeros, 1.0 / last**2], 0))
-    cross = -tf.reduce_sum(RS[:, :size] ** 2, 1)
-    cross -= rate * tf.reduce_sum(QS[:, :size] ** 2, 1)
-    corner = tf.reduce_sum(S[:size, :size] ** 2)
-    trace = tf.linalg.trace(S[:size, :size])
-    gradient = tf.concat([[1.0 / weight - trace], slope], 0)
-    hessian = tf.concat(
-        [
-            tf.concat([[corner], cross], 0)[None],
-            tf.concat([cross[:, None], curvature], 1),
-        ],
-        0,
+    S = tf.linalg.diag(bound * state) - form_matrix(form, multipliers)
+    S = tf.linalg.inv(S)
+    R = form.raising
+    P = tf.concat([zeros + 1.0, 1.0 / last], 0)[:, None] * form.lowering
+    RS, PS = tf.matmul(R, S), tf.matmul(P, S)
+    RSR = tf.matmul(RS, R, transpose_b=True)
+    RSP = tf.matmul(RS, P, transpose_b=True)
+    PSP = tf.matmul(PS, P, transpose_b=True)
+    return newton_step(
+        (S, RS, PS, RSR, RSP, PSP),
+        bend=tf.concat([zeros, 2.0 / last], 0),
+        slope=tf.concat([_PRICE / weight + zeros, -1.0 / last], 0),
+        curvature=tf.concat([zeros, 1.0 / last**2], 0),
+        weight=weight,
+        size=form.size,
     )
-    step = -tf.linalg.solve(hessian, gradient[:, None])[:, 0]
-    decrement = tf.sqrt(tf.maximum(-tf.reduce_sum(gradient * step), 0.0))
-    step /= 1.0 + tf.cast(decrement >= 0.25, dtype) * decrement
-    return bound + step[0], multipliers + step[1:], decrement
 
 
-@tf.function(
-    input_signature=[_FORM, _VECTOR, tf.TensorSpec([], tf.int32), _SCALAR],
-    autograph=False,
-)
-def minimize_multipliers(form, start, size, tolerance):
-    """Minimizes `reached_bound` over the multipliers.
+@tf.function(input_signature=[_FORM, _VECTOR, _SCALAR], autograph=False)
+def minimize_multipliers(form, start, tolerance):
+    """Minimizes `reached_bound` over θ, from one that proves some bound.
 
-    Args:
-      form: of `quadratic_form`, of kernels with norms of about 1.
-      start: θ that prove some bound, of shape (n,).
-      size: d.
-      tolerance: absolute, on the minimum; one below 1e-13 counts as that.
-
-    Returns:
-      θ, of shape (n,).
+    The norms of the kernels are about 1; the tolerance is that on the minimum.
     """
-    tolerance = tf.maximum(tolerance, _SMALLEST_TOLERANCE)
-    degree = tf.cast(tf.shape(start)[0] + size, start.dtype)
-    gap = _FIRST_GAP / tf.sqrt(degree)
-
-    def body(count, bound, multipliers, weight, done):
-        ahead = newton_step(form, bound, multipliers, weight, size)
-        new_bound, new_multipliers, decrement = ahead
-        last = weight <= tolerance / degree
-        centered = decrement < tf.where(last, _CENTRED, _NEARLY_CENTRED)
-        keep = ~tf.math.is_finite(decrement)
-        bound = tf.where(keep, bound, new_bound)
-        multipliers = tf.where(keep, multipliers, new_multipliers)
-        done = keep | (centered & last)
-        weight = tf.where(centered, 0.1 * weight, weight)
-        return count + 1, bound, multipliers, weight, done
-
-    return tf.while_loop(
-        lambda count, bound, multipliers, weight, done: ~done,
-        body,
-        (
-            tf.constant(0),
-            reached_bound(form, start, size) + gap,
-            start,
-            gap / tf.sqrt(degree),
-            tf.constant(False),
-        ),
-        maximum_iterations=500,
-    )[2]
+    return minimize_bound(
+        lambda *state: multiplier_step(form, *state),
+        reached_bound(form, start),
+        start,
+        tf.cast(tf.shape(start)[0] + form.size, tf.float64),
+        tolerance,
+    )
 
 
 def neutral_multipliers(sizes: Sequence[int], alpha: float) -> np.ndarray:
-    """θ that prove some bound whenever |A_i|₂ <= 1.
+    """θ that prove some bound whenever |A_i|₂ <= 1, for A_i of m_i rows.
 
     Norms obey |y_(i+1)| <= m |y_i| + r |v_i|, so it suffices that the form of
     scalars A_i = 1 is negative in v.
-
-    Args:
-      sizes: m_1, ..., m_k, the heights of the kernels.
-      alpha: smallest slope.
 
     >>> neutral_multipliers([3, 2], 0.5)
     array([1., 1., 1., 1., 1.])
@@ -309,9 +203,8 @@ def neutral_multipliers(sizes: Sequence[int], alpha: float) -> np.ndarray:
     with tf.init_scope():
         form = quadratic_form([tf.ones((1, 1), tf.float64)] * len(sizes), alpha)
         while True:
-            inner = [growth ** (len(sizes) - i) for i in range(1, len(sizes))]
-            multipliers = np.array([*inner, 1.0])
-            if np.isfinite(reached_bound(form, tf.constant(multipliers), 1)):
+            multipliers = growth ** np.arange(len(sizes) - 1.0, -1.0, -1.0)
+            if np.isfinite(reached_bound(form, tf.constant(multipliers))):
                 return np.repeat(multipliers, sizes)
             growth *= 2.0
 
@@ -321,10 +214,8 @@ def rescaled(
 ) -> Any:
     """θ for the kernels c_i A_i: they prove Π c_i times the bound.
 
-    Args:
-      multipliers: θ for the kernels A_i, of shape (n,).
-      sizes: m_1, ..., m_k.
-      factors: c_i > 0, powers of two for a result without rounding.
+    t' = Π c_j t and s_i' = Π c_j / (c_1 ⋯ c_i)² s_i; powers of two round
+    nothing.
 
     >>> rescaled(np.ones(3), [2, 1], [2.0, 3.0])
     array([1.5, 1.5, 6. ])

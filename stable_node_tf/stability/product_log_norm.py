@@ -1,7 +1,7 @@
 """δ of several layers: max μ2(D_k A_k ⋯ D_1 A_1), proven from both sides."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -73,10 +73,10 @@ def product_log_norm(
         (m_i, m_(i-1)) with m_0 = m_k = d.
       alpha: smallest slope of the activation, in (0, 1]; `upper` is one for
         1 - 1e-6 if it is larger.
-      tolerance: of the minimization behind `upper`, relative to Π |A_i|₂,
-        positive.
-      starts: number of starts of the search behind `lower`, at least 1.
-      seed: of the starts, not negative; equal arguments give equal results.
+      tolerance: how far `upper` may be from the best bound of its kind,
+        relative to Π |A_i|₂; positive.
+      starts: how many starts the search behind `lower` makes, at least 1.
+      seed: seeds the starts, not negative; equal arguments give equal results.
 
     Raises:
       ValueError: if the shapes do not fit, an entry is not finite, alpha is not
@@ -87,27 +87,23 @@ def product_log_norm(
     >>> bool(-0.25 - 1e-9 <= bracket.lower <= bracket.upper < 0.0)
     True
     """
-    matrices = check_chain(matrices)
+    arrays = check_chain(matrices)
     alpha = check_alpha(alpha)
     tolerance = check_positive(tolerance, "tolerance")
     starts = check_count(starts, "starts")
     seed = check_count(seed, "seed", 0)
-    norms = [float(np.linalg.norm(A, 2)) or 1.0 for A in matrices]
-    sizes = [len(A) for A in matrices]
-    form = quadratic_form(
-        [tf.constant(A / c) for A, c in zip(matrices, norms, strict=True)],
-        alpha,
-    )
+    norms = [float(np.linalg.norm(A, 2)) or 1.0 for A in arrays]
+    sizes = [len(A) for A in arrays]
+    scaled = [tf.constant(A / c) for A, c in zip(arrays, norms, strict=True)]
     multipliers = minimize_multipliers(
-        form,
+        quadratic_form(scaled, alpha),
         neutral_multipliers(sizes, alpha),
-        sizes[-1],
         tolerance,
     ).numpy()
     multipliers = rescaled(multipliers, sizes, norms)
-    upper = certified_product_log_norm(matrices, alpha, multipliers)
-    diagonals, vector = _ascend(matrices, alpha, starts, seed)
-    lower = attained_product_log_norm(matrices, alpha, diagonals, vector)
+    upper = certified_product_log_norm(arrays, alpha, multipliers)
+    diagonals, vector = _ascend(arrays, alpha, starts, seed)
+    lower = attained_product_log_norm(arrays, alpha, diagonals, vector)
     return ProductLogNorm(lower, upper, diagonals, vector, multipliers)
 
 
@@ -121,47 +117,38 @@ def certified_product_log_norm(
     of M(θ) + λ diag(0, ..., 0, 1, ..., 1) is at most λ, rounding errors
     included. Infinite if the multipliers prove nothing.
 
-    Args:
-      matrices: A_1, ..., A_k, see `product_log_norm`.
-      alpha: smallest slope, in (0, 1].
-      multipliers: θ = (s_1, ..., s_(k-1), t) > 0, of shape (n,).
-
-    Raises:
-      ValueError: if a shape does not fit, or a multiplier is not positive.
+    The multipliers are θ = (s_1, ..., s_(k-1), t) > 0, of shape (n,).
 
     >>> bound = certified_product_log_norm([[[2.0]], [[3.0]]], 1.0, [1.0, 6.0])
     >>> round(bound, 3)
     6.0
     """
-    matrices = check_chain(matrices)
+    arrays = check_chain(matrices)
     alpha = check_alpha(alpha)
-    sizes = [len(A) for A in matrices]
-    total = sum(sizes)
+    sizes = [len(A) for A in arrays]
+    size, total = sizes[-1], sum(sizes)
     theta = check_certificate(multipliers, total)
     # Powers of two scale without rounding.
     exponents = [
-        int(np.ceil(np.log2(np.linalg.norm(A) or 1.0))) for A in matrices
+        int(np.ceil(np.log2(np.linalg.norm(A) or 1.0))) for A in arrays
     ]
-    scaled = [np.ldexp(A, -e) for A, e in zip(matrices, exponents, strict=True)]
+    scaled = [np.ldexp(A, -e) for A, e in zip(arrays, exponents, strict=True)]
     theta = rescaled(theta, sizes, [0.5**e for e in exponents])
     if not np.isfinite(theta).all():
         return np.inf
     form = quadratic_form([tf.constant(A) for A in scaled], alpha)
-    matrix = form_matrix(form, theta, sizes[-1]).numpy()
-    magnitude = form_matrix(
-        quadratic_form([tf.constant(np.abs(A)) for A in scaled], alpha),
-        theta,
-        sizes[-1],
-        sign=1.0,
-    ).numpy()
+    matrix = form_matrix(form, theta).numpy()
+    absolute = quadratic_form([tf.constant(np.abs(A)) for A in scaled], alpha)
+    magnitude = form_matrix(absolute, theta, sign=1.0).numpy()
     if not np.isfinite(magnitude).all():
         return np.inf
-    bound = float(reached_bound(form, tf.constant(theta), sizes[-1]))
-    inner = np.diag((np.arange(total) >= sizes[-1]).astype(np.float64))
+    bound = float(reached_bound(form, tf.constant(theta)))
+    inner = np.diag((np.arange(total) >= size).astype(np.float64))
     largest = np.abs(matrix).max() + abs(bound)
     padding = 16 * total * UNIT_ROUNDOFF * largest
-    operations = 4 * (total + matrices[0].shape[1]) + 16 * len(sizes) + 32
+    operations = 4 * (total + size) + 16 * len(sizes) + 32
     while np.isfinite(bound) and padding <= largest:
+        # M(θ) + λ diag(0, I) ⪯ λI, with λ = `proven`.
         proven = bound + padding
         error = norm_of_rounding(magnitude + abs(proven) * inner, operations)
         above = largest_eigenvalue_above(matrix + proven * inner, error)
@@ -181,37 +168,29 @@ def attained_product_log_norm(
 
     xᵀ D_k A_k ⋯ D_1 A_1 x / xᵀx, less a bound on its rounding errors.
 
-    Args:
-      matrices: A_1, ..., A_k, see `product_log_norm`.
-      alpha: smallest slope, in (0, 1].
-      diagonals: those of D_i, of shape (m_i,), entries in [alpha, 1].
-      vector: x, of shape (d,), not zero.
-
-    Raises:
-      ValueError: if a shape does not fit, a D_i leaves [alpha, 1], or x is zero
-        or not finite.
+    The diagonals, of shape (m_i,), have entries in [alpha, 1]; x is not zero.
 
     >>> D = [np.ones(1), np.full(1, 0.5)]
     >>> round(attained_product_log_norm([[[2.0]], [[3.0]]], 0.5, D, [1.0]), 9)
     3.0
     """
-    matrices = check_chain(matrices)
+    arrays = check_chain(matrices)
     alpha = check_alpha(alpha)
     x = np.asarray(vector, np.float64)
-    size = matrices[0].shape[1]
+    size = len(arrays[-1])
     if x.shape != (size,) or not (np.isfinite(x).all() and x.any()):
         raise ValueError(
             f"`vector` must be of shape ({size},), finite and not zero. "
             f"Received: vector={x}"
         )
-    if len(diagonals) != len(matrices):
+    if len(diagonals) != len(arrays):
         raise ValueError(
             "`diagonals` must be one for each of `matrices`. Received: "
-            f"{len(diagonals)} for {len(matrices)} matrices"
+            f"{len(diagonals)} for {len(arrays)} matrices"
         )
     x = x / np.abs(x).max()
     image, magnitude = x, np.abs(x)
-    for matrix, diagonal in zip(matrices, diagonals, strict=True):
+    for matrix, diagonal in zip(arrays, diagonals, strict=True):
         slopes = np.asarray(diagonal, np.float64)
         if slopes.shape != (len(matrix),) or not (
             np.all((slopes >= alpha) & (slopes <= 1.0))
@@ -223,22 +202,13 @@ def attained_product_log_norm(
         image = slopes * (matrix @ image)
         magnitude = slopes * (np.abs(matrix) @ magnitude)
     square = x @ x
-    operations = 2 * sum(A.shape[1] + 4 for A in matrices) + 2 * len(x) + 8
+    operations = 2 * sum(A.shape[1] + 4 for A in arrays) + 2 * len(x) + 8
     error = relative_rounding(operations) * (np.abs(x) @ magnitude)
     return float(np.nextafter((x @ image - error) / square, -np.inf))
 
 
 def check_chain(matrices: Sequence[ArrayLike]) -> list[np.ndarray]:
-    """Returns A_1, ..., A_k as finite float64 arrays that can be multiplied.
-
-    Raises:
-      TypeError: if they are not real and numeric.
-      ValueError: if there are none, their shapes do not fit, or their largest
-        entries are beyond 1e±100.
-
-    >>> [A.shape for A in check_chain([np.ones((3, 2)), np.ones((2, 3))])]
-    [(3, 2), (2, 3)]
-    """
+    """Returns A_1, ..., A_k as finite float64 arrays that can be multiplied."""
     arrays = [np.asarray(A) for A in matrices]
     if not all(A.dtype.kind in "fiub" for A in arrays):
         raise TypeError(
@@ -261,11 +231,11 @@ def check_chain(matrices: Sequence[ArrayLike]) -> list[np.ndarray]:
     exponents = np.log10([np.abs(A).max() or 1.0 for A in arrays])
     reached = np.concatenate([exponents, np.cumsum(exponents)])
     if np.abs(reached).max() > _WIDEST_EXPONENT:
+        largest = ", ".join(f"{np.abs(A).max():.3g}" for A in arrays)
         raise ValueError(
             "The largest entries of `matrices`, and their products, must be "
             f"0 or from 1e-{_WIDEST_EXPONENT} to 1e{_WIDEST_EXPONENT}. "
-            "Received: largest entries "
-            f"{', '.join(f'{np.abs(A).max():.3g}' for A in arrays)}"
+            f"Received: largest entries {largest}"
         )
     return arrays
 
@@ -280,8 +250,9 @@ def _ascend(
         for A in matrices
     ]
     best = -np.inf
-    found: Any = None
+    found: tuple[tuple[np.ndarray, ...], np.ndarray]
     for _ in range(_ASCENTS):
+        # The best x for each start: a top eigenvector of the symmetric part.
         product = np.eye(len(matrices[-1]))
         for A, D in zip(matrices, slopes, strict=True):
             product = D[..., None] * (A @ product)
@@ -290,7 +261,8 @@ def _ascend(
         x = vectors[:, :, -1]
         if values[top, -1] > best:
             best = values[top, -1]
-            found = tuple(D[top].copy() for D in slopes), x[top].copy()
+            found = tuple(D[top] for D in slopes), x[top]
+        # The best D_i for this x, from the last one to the first.
         before = [x]
         for A, D in zip(matrices, slopes, strict=True):
             before.append(D * (before[-1] @ A.T))

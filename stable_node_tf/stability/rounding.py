@@ -1,4 +1,7 @@
-"""Bounds on floating-point errors, so that a printed bound is a true one."""
+"""Bounds on floating-point errors, so that a printed bound is a true one.
+
+See docs/theory.md, "Floating point".
+"""
 
 import numpy as np
 
@@ -10,26 +13,17 @@ def relative_rounding(operations: int) -> float:
 
     Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., §3.1. Holds
     for sums in any order, with or without fused multiply-add.
-
-    >>> 1e-15 < relative_rounding(10) < 2e-15
-    True
     """
     product = operations * UNIT_ROUNDOFF
     return product / (1.0 - product)
 
 
 def norm_of_rounding(magnitude: np.ndarray, operations: int) -> np.ndarray:
-    """Spectral norm of the error of a matrix formed with rounding.
+    """Bounds |E|₂ for the errors E of matrices formed with rounding.
 
-    Args:
-      magnitude: entry-wise bound on the sums of absolute terms, (..., d, d).
-      operations: number of roundings an entry goes through.
-
-    Returns:
-      γ_n times the Frobenius norm, itself rounded upwards, of shape (...).
-
-    >>> float(norm_of_rounding(np.zeros((2, 2)), 5))
-    0.0
+    `magnitude`, of shape (..., d, d), bounds the sum of absolute terms of each
+    entry, which goes through that many operations. The bound is γ_n times the
+    Frobenius norm, rounded upwards.
     """
     entries = magnitude.shape[-2] * magnitude.shape[-1]
     growth = 1.0 + relative_rounding(2 * entries + 4)
@@ -43,23 +37,14 @@ def norm_of_rounding(magnitude: np.ndarray, operations: int) -> np.ndarray:
 def largest_eigenvalue_above(
     symmetric: np.ndarray, error: np.ndarray | float
 ) -> np.ndarray:
-    """Numbers proven to be at least λmax of every matrix near `symmetric`.
+    """Returns s + error >= λmax(M + E) for every symmetric E, |E|₂ <= error.
 
-    If the Cholesky factorization of sI - M - cI runs to its end in floating
-    point, with c = γ_{d+1} / (1 - γ_{d+1}) · trace plus underflow, then
-    sI - M is positive definite (Rump, BIT 2006, Theorem 2.3). s is the computed
-    λmax, padded and widened until that test passes for all matrices.
-
-    Args:
-      symmetric: M, of shape (..., d, d), exactly symmetric, float64.
-      error: bound on the spectral norm of the error in M, of shape (...).
-
-    Returns:
-      s + error >= λmax(M + E) for every symmetric E with |E|₂ <= error, of
-      shape (...).
-
-    >>> bool(largest_eigenvalue_above(np.diag([1.0, 3.0]), 0.0) >= 3.0)
-    True
+    M = `symmetric` is float64, exactly symmetric, of shape (..., d, d). If the
+    Cholesky factorization of sI - M - cI runs to its end in floating point,
+    with c = γ_{d+1} / (1 - γ_{d+1}) · trace plus underflow, then sI - M is
+    positive definite (Rump, Verification of positive definiteness, BIT 2006,
+    Theorem 2.3). s is the computed λmax, padded and widened until that test
+    passes for all matrices.
     """
     size = symmetric.shape[-1]
     computed = np.linalg.eigvalsh(symmetric)[..., -1]
@@ -71,6 +56,7 @@ def largest_eigenvalue_above(
     while True:
         shift = (computed + padding)[..., None, None]
         shifted = shift * eye - symmetric
+        # The rounding of the subtraction itself.
         shifted -= (4 * UNIT_ROUNDOFF * scale)[..., None, None] * eye
         trace = np.abs(np.diagonal(shifted, axis1=-2, axis2=-1)).sum(-1)
         trace *= 1 + relative_rounding(size)

@@ -19,15 +19,10 @@ def call_traced(
 ) -> Any:
     """Returns `function(*tensors, **settings)`, within a graph by one call.
 
-    The trace is made once for each shape, dtype and setting, and of two kinds,
-    since functions may do different things where XLA compiles them. TensorFlow
-    puts its operations in the place of the call. Eagerly, where a trace would
+    The function must be one at the top of a module, and its settings hashable.
+    It is traced once for each shape, dtype and setting, with and without XLA,
+    for which functions may do different things. Eagerly, where a trace would
     cost more than it saves, the operations run one by one.
-
-    Args:
-      function: a function at the top of a module, of nothing but its arguments.
-      *tensors: tensors.
-      **settings: hashable.
 
     >>> int(call_traced(tf.pow, tf.constant(3), y=2))
     9

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from stable_node_tf.checks import check_matrix, check_number
-from stable_node_tf.stability.certificate_search import minimize_certificate
+from stable_node_tf.stability.certificate import best_certificate
 from stable_node_tf.stability.log_norm import (
     Witness,
     certified_log_norm,
@@ -68,9 +68,8 @@ def largest_slope_interval(matrix: ArrayLike, c: float) -> SlopeInterval:
     """
     matrix = check_matrix(matrix)
     c = check_number(c, "c")
-    size = len(matrix)
     norm = spectral_norm(matrix) or 1.0
-    certificate = np.full(size, norm)
+    certificate = np.full(len(matrix), norm)
     least = certified_log_norm(matrix, 1.0, certificate)
     if least > c:
         raise ValueError(
@@ -78,14 +77,14 @@ def largest_slope_interval(matrix: ArrayLike, c: float) -> SlopeInterval:
             "`matrix` is proven not to exceed, or no slope interval qualifies. "
             f"Received: c={c} and a matrix with μ2 <= {least}"
         )
-    alpha = _SMALLEST_ALPHA
+    alpha, scaled = _SMALLEST_ALPHA, matrix / norm
     for _ in range(_MOST_STEPS):
-        scaled = _best_certificate(matrix / norm, alpha)
-        certificate = scaled * norm
+        t = best_certificate(scaled, alpha, 1e-9).numpy()
+        certificate = t * norm
         excess = certified_log_norm(matrix, alpha, certificate) - c
         if excess <= 0.0:
             break
-        slope = _slope(matrix / norm, alpha, scaled)
+        slope = _slope(scaled, alpha, t)
         # Never smaller than the rounding of the bound, or the end is not met.
         step = max(excess / norm, 1e-13) / max(-slope, 1e-300)
         alpha = min(1.0, alpha + max(step, 1e-15 * alpha))
@@ -96,29 +95,21 @@ def largest_slope_interval(matrix: ArrayLike, c: float) -> SlopeInterval:
     return SlopeInterval(alpha, min(lower, alpha), certificate, bracket.witness)
 
 
-def _best_certificate(matrix, alpha):
-    if alpha == 1.0:
-        return np.ones(len(matrix))
-    ones = np.ones((1, len(matrix)))
-    found = minimize_certificate(matrix[None], ones, alpha * ones, ones, 1e-9)
-    return found[0].numpy()
-
-
-def _slope(matrix, alpha, certificate):
+def _slope(matrix: np.ndarray, alpha: float, t: np.ndarray) -> float:
     """Derivative of the certified bound with respect to α, τ held fixed.
 
-    With x the top eigenvector and y = Ax, the bound is
+    With x the top eigenvector of M(t) and y = Ax, the bound is
     m xᵀy + (τ x² + (1-α)² y² / τ) / 4, summed over the entries.
     """
-    weighted = matrix / np.sqrt(certificate)[:, None]
-    bound = (1 + alpha) / 4 * (matrix + matrix.T)
-    bound += (1 - alpha) / 4 * (np.diag(certificate) + weighted.T @ weighted)
-    x = np.linalg.eigh(bound)[1][:, -1]
+    weighted = matrix / np.sqrt(t)[:, None]
+    relaxed = (1 + alpha) / 4 * (matrix + matrix.T)
+    relaxed += (1 - alpha) / 4 * (np.diag(t) + weighted.T @ weighted)
+    x = np.linalg.eigh(relaxed)[1][:, -1]
     y = matrix @ x
-    return (x @ y - np.sum(y**2 / certificate)) / 2
+    return (x @ y - np.sum(y**2 / t)) / 2
 
 
-def _refuted_below(matrix, c, x):
+def _refuted_below(matrix: np.ndarray, c: float, x: np.ndarray) -> float:
     """The α below which x proves δ > c: P - αN > c, P, N >= 0."""
     terms = x * (matrix @ x)
     positive = np.sum(np.maximum(terms, 0.0)) / (x @ x)

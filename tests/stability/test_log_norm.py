@@ -36,10 +36,10 @@ def brute_force(matrix, alpha):
 
 
 def quick(matrix, alpha):
-    return worst_case_log_norm(matrix, alpha, starts=64)
+    return worst_case_log_norm(matrix, alpha, starts=32)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 9), SEEDS, ALPHAS)
 def test_brackets_brute_force(size, seed, alpha):
     matrix = gaussian(size, seed)
@@ -51,7 +51,7 @@ def test_brackets_brute_force(size, seed, alpha):
     assert bracket.lower >= exact - 1e-3 * abs(exact)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(2, 10), SEEDS, st.sampled_from([0.02, 0.1, 0.5]))
 def test_exact_closes_the_gap(size, seed, alpha):
     matrix = gaussian(size, seed)
@@ -74,7 +74,7 @@ def test_stopped_early_is_still_an_interval():
     assert stopped.lower < stopped.upper <= relaxed.upper
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(1, 12), SEEDS, ALPHAS, st.floats(1e-3, 1e3))
 def test_homogeneous(size, seed, alpha, factor):
     matrix = gaussian(size, seed)
@@ -85,7 +85,7 @@ def test_homogeneous(size, seed, alpha, factor):
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(1, 8), SEEDS, ALPHAS)
 def test_convex(size, seed, alpha):
     one, other = gaussian(size, seed), gaussian(size, seed + 1)
@@ -93,7 +93,7 @@ def test_convex(size, seed, alpha):
     assert middle <= (quick(one, alpha).upper + quick(other, alpha).upper) / 2
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(1, 10), SEEDS, st.floats(0.01, 1.0), st.floats(0.01, 1.0))
 def test_monotone_in_alpha(size, seed, one, other):
     matrix = gaussian(size, seed)
@@ -101,7 +101,7 @@ def test_monotone_in_alpha(size, seed, one, other):
     assert quick(matrix, large).lower <= quick(matrix, small).upper
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(2, 10), SEEDS, ALPHAS)
 def test_invariant_under_permutation(size, seed, alpha):
     matrix = gaussian(size, seed)
@@ -110,7 +110,7 @@ def test_invariant_under_permutation(size, seed, alpha):
     np.testing.assert_allclose(one.upper, other.upper, atol=1e-6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(1, 40), SEEDS, ALPHAS)
 def test_every_diagonal_obeys_the_bound(size, seed, alpha):
     matrix = gaussian(size, seed)
@@ -309,7 +309,7 @@ ENDS = st.sampled_from(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(SEEDS, st.integers(-323, 301), st.sampled_from([0, 5, 300]), ENDS)
 def test_holds_over_the_whole_range_of_exponents(seed, power, spread, alpha):
     generator = np.random.default_rng(seed)
@@ -335,7 +335,7 @@ def test_small_entries_beside_very_large_ones():
     assert Fraction(bracket.lower) <= -Fraction(alpha) * Fraction(1e-20)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(SEEDS, st.integers(-300, 150), st.sampled_from([0, 150]), ENDS)
 def test_steps_of_euler_hold_over_the_whole_range(seed, power, spread, alpha):
     generator = np.random.default_rng(seed)
@@ -356,6 +356,7 @@ def test_steps_of_euler_hold_over_the_whole_range(seed, power, spread, alpha):
 
 
 def test_functions_that_run_eagerly():
+    usual = worst_case_log_norm(gaussian(4, 0), 0.5, starts=2)
     tf.config.run_functions_eagerly(True)
     try:
         bracket = worst_case_log_norm(gaussian(4, 0), 0.5, starts=2)
@@ -363,3 +364,4 @@ def test_functions_that_run_eagerly():
     finally:
         tf.config.run_functions_eagerly(False)
     assert bracket.lower <= bracket.upper <= bound
+    assert bracket.upper == pytest.approx(usual.upper, rel=1e-12)

@@ -69,7 +69,7 @@ def test_euler_bound_is_the_semidefinite_optimum(alpha, step):
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(**MATRICES)
 def test_euler_bound_holds_at_every_vertex(size, seed, alpha, step):
     """|I + hDA|₂ is convex in D: its maximum is at a vertex."""
@@ -92,7 +92,7 @@ def test_euler_bound_holds_at_every_vertex(size, seed, alpha, step):
 
 
 @pytest.mark.parametrize("step", [20.0, 1e3, 1e6, 1e12, 1e60, 1e99])
-@pytest.mark.parametrize("size", [1, 3, 20])
+@pytest.mark.parametrize("size", [1, 12])
 def test_large_steps(size, step):
     """Then |I + hDA|₂ is about h|A|₂, the largest over D."""
     matrix = gaussian(size)
@@ -157,7 +157,7 @@ def classical(e, h, slope):
     return e + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(**MATRICES)
 def test_runge_kutta_bounds_hold(size, seed, alpha, step):
     """With slopes of their own in every stage, as adversarial as we can."""
@@ -186,7 +186,7 @@ def test_runge_kutta_bound_of_order_four_in_closed_form():
         runge_kutta_step_lipschitz(1.0, 1.0, 0.1, ((), (1.0,)), (2.0, -1.0))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(**MATRICES)
 def test_implicit_midpoint_bound_holds(size, seed, alpha, step):
     matrix = gaussian(size, seed) - (seed % 3) * np.eye(size)

@@ -5,10 +5,10 @@ set is a spectral-norm ball in other coordinates,
 
     δ_T(B) <= δ̄   <=>   |W|₂ <= 1,   W = K^(1/2) (B + C) Q^(-1/2),
 
-with diagonal K, C, Q that depend on T and δ̄ (see `_certified_ball`), so that
-clipping the singular values of W ends inside it. These are TensorFlow
-operations with static shapes and without Python callbacks: they run inside a
-compiled train step.
+with diagonal K, C, Q that depend on T and δ̄ (see `_certified_ball`, and
+docs/theory.md, "The constraint in training"), so that clipping the singular
+values of W ends inside it. These are TensorFlow operations with static shapes
+and without Python callbacks: they run inside a compiled train step.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from stable_node_tf.stability.certificate_search import LARGEST_ALPHA
+from stable_node_tf.stability.certificate import LARGEST_ALPHA
 from stable_node_tf.stability.clipping.certificate_step import (
     BallRates,
     step_by_eigenvectors,
@@ -29,6 +29,7 @@ from stable_node_tf.stability.clipping.singular_values import (
     clip_singular_values,
     compiled_by_xla,
     smallest_limit,
+    unit_roundoff,
 )
 
 _ROUNDING_ALLOWANCE = 1e-12
@@ -49,9 +50,6 @@ def smallest_certificate(
     """Infimum of the t for which Q > 0: 0 unless δ̄ is negative.
 
     Infinite if no matrix has δ_h <= δ̄, because 1 + 2hδ̄ is not above (r/m)².
-
-    >>> smallest_certificate(-1.0, 0.5)
-    1.0
     """
     middle = (1.0 + alpha) / 2
     least = alpha + 2 * step * middle**2 * delta_bar
@@ -63,20 +61,7 @@ def smallest_certificate(
 def certificate_range(
     delta_bar: float, alpha: float, step: float, dtype: tf.DType
 ) -> tuple[float, float]:
-    """The t between which floating point holds the bound in the ball of T.
-
-    Args:
-      delta_bar: δ̄.
-      alpha: smallest slope, in (0, 1].
-      step: h >= 0.
-      dtype: float32 or float64, of the matrix.
-
-    Raises:
-      ValueError: if there is none.
-
-    >>> certificate_range(-1.0, 0.5, 0.0, tf.float32)[0]
-    1.01
-    """
+    """The t between which floating point holds the bound in the ball of T."""
     least = smallest_limit(dtype)
     low = max(least, 1.01 * smallest_certificate(delta_bar, alpha, step))
     high = min(1.0 / least, _LARGEST_ENTRY[dtype]) / _MOST_OFF
@@ -97,9 +82,9 @@ class ClippedLogNorm(NamedTuple):
     """A matrix moved into the certified set, and what training keeps of it.
 
     Attributes:
-      matrix: B, of the shape (d, d) and dtype of A; δ_T(B) <= δ̄.
+      matrix: B, of the shape and dtype of A; δ_T(B) <= δ̄.
       certificate: t of that T, float64, of shape (d,).
-      proposal: t for the next matrix, likewise.
+      proposal: t for the next matrix.
       distance: |B - A|_F, float64.
     """
 
@@ -110,7 +95,11 @@ class ClippedLogNorm(NamedTuple):
 
 
 def clip_log_norm(
-    matrix, certificate, delta_bar: float, alpha: float, step: float = 0.0
+    matrix: tf.Tensor,
+    certificate: tf.Tensor,
+    delta_bar: float,
+    alpha: float,
+    step: float = 0.0,
 ) -> ClippedLogNorm:
     """Moves a matrix into the set certified by T, and looks for a better T.
 
@@ -125,30 +114,17 @@ def clip_log_norm(
     such a T every step of the optimizer would be undone in that row. For the
     same reason the next t is at least a hundredth of the root mean square of
     the singular values of A. A t that is not within a factor 1e4 of that root,
-    because A was zero before or has jumped, makes place for the root itself.
+    because A was zero before or has jumped, is replaced by that root.
 
-    The better T is one step of `certificate_step`, in this package, away.
-
-    Args:
-      matrix: A, of shape (d, d), float32 or float64.
-      certificate: t > 0, float64, of shape (d,).
-      delta_bar: δ̄, the bound on the worst-case logarithmic norm.
-      alpha: smallest slope, in (0, 1].
-      step: h >= 0; if positive, δ_h is bounded in the place of δ, see
-        `stable_node_tf.stability.log_norm.certified_log_norm`.
-
-    Returns:
-      A `ClippedLogNorm`.
+    A is float32 or float64, t float64. With a step h > 0, δ_h is bounded
+    instead of δ, see `euler_log_norm`.
 
     Raises:
       ValueError: if the dtype has no room for the bound.
 
     >>> eye, t = tf.eye(2), tf.constant([1e-9, 1.0], tf.float64)
-    >>> clipped = clip_log_norm(eye, t, 0.0, 0.5)
-    >>> clipped.certificate.numpy()
+    >>> clip_log_norm(eye, t, 0.0, 0.5).certificate.numpy()
     array([0.01, 1.  ])
-    >>> bool(clipped.matrix[0, 0] <= 0.0)
-    True
     """
     if alpha == 1.0 and step == 0.0:
         clipped = _clip_symmetric_part(matrix, delta_bar)
@@ -176,6 +152,7 @@ def clip_log_norm(
     certificate = tf.clip_by_value(
         tf.maximum(certificate, _SMALLEST_SHARE * largest), low, high
     )
+    # W = K^(1/2) (A + C) Q^(-1/2), clipped, and a step of log t.
     ball = _certified_ball(
         certificate, delta_bar, alpha, step, size, matrix.dtype
     )
@@ -192,7 +169,7 @@ def clip_log_norm(
         first, last = active_spectrum(scaled, 1.0)
         clipped = clip_active_spectrum(last)
         change = step_by_eigenvectors(rates, first)
-    # Products take less time than quotients.
+    # B = K^(-1/2) W Q^(1/2) - C. Products take less time than quotients.
     moved = tf.cast(clipped.matrix, tf.float64) * (1.0 / row)
     moved *= 1.0 / ball.column
     moved = tf.cast(moved - tf.linalg.diag(ball.center), matrix.dtype)
@@ -203,7 +180,7 @@ def clip_log_norm(
     return ClippedLogNorm(moved, certificate, proposal, _distance(moved, wide))
 
 
-def _without_overflow(wide, dtype):
+def _without_overflow(wide: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """A, scaled down where it is so large that its squares or W overflow."""
     most = _LARGEST_ENTRY[dtype]
     peak = tf.reduce_max(tf.abs(wide))
@@ -211,7 +188,7 @@ def _without_overflow(wide, dtype):
     return tf.where(large, wide * (most / peak), wide)
 
 
-def _distance(moved, wide):
+def _distance(moved: tf.Tensor, wide: tf.Tensor) -> tf.Tensor:
     """|B - A|_F, or 0 where A is not finite and therefore left alone."""
     distance = tf.norm(tf.cast(moved, tf.float64) - wide)
     return tf.where(tf.math.is_finite(distance), distance, 0.0)
@@ -229,7 +206,14 @@ class _Ball(NamedTuple):
     rates: BallRates
 
 
-def _certified_ball(certificate, delta_bar, alpha, step, size, dtype):
+def _certified_ball(
+    certificate: tf.Tensor,
+    delta_bar: float,
+    alpha: float,
+    step: float,
+    size: int,
+    dtype: tf.DType,
+) -> _Ball:
     """The ball, smaller by the rounding errors of matrices of that dtype.
 
     With m = (1+α)/2, r = (1-α)/2, p = 1 + hrt and e = r + hm²t, M(t) <= δ̄I is
@@ -247,14 +231,17 @@ def _certified_ball(certificate, delta_bar, alpha, step, size, dtype):
     row = tf.sqrt(p * e / (2 * certificate))
     center = m * certificate / e
     part = alpha * certificate / (2 * e)
+    # The room for M(t), then that for the coordinates.
     root = np.sqrt(size)
     largest = root * tf.sqrt(abs(delta_bar) + tf.reduce_max(part))
     scale = largest / tf.reduce_min(row) + root * tf.reduce_max(center)
     scale += root * r * tf.reduce_max(certificate)
     scale += abs(delta_bar) * (1.0 + (1.0 / r if r > 0.0 else 0.0))
     q = delta_bar - _ROUNDING_ALLOWANCE * scale + part
-    room = 2 * _unit(dtype) * (root + tf.norm(row * center / tf.sqrt(q)))
+    room = 2 * unit_roundoff(dtype)
+    room *= root + tf.norm(row * center / tf.sqrt(q))
     column = tf.math.rsqrt(q) / (1.0 - room)
+    # d log of row, column and center / d log t.
     growth = step * m**2 * certificate / e
     rates = BallRates(
         (step * r * certificate / p + growth - 1.0) / 2,
@@ -264,7 +251,7 @@ def _certified_ball(certificate, delta_bar, alpha, step, size, dtype):
     return _Ball(center, row, column, rates)
 
 
-def _clip_symmetric_part(matrix, delta_bar):
+def _clip_symmetric_part(matrix: tf.Tensor, delta_bar: float) -> tf.Tensor:
     """α = 1: δ is the logarithmic norm itself; clips its eigenvalues.
 
     They are singular values after a shift that makes them positive.
@@ -275,7 +262,7 @@ def _clip_symmetric_part(matrix, delta_bar):
         matrix = _without_overflow(matrix, stored.dtype)
     norm = tf.norm(matrix)
     shift = norm + 2 * abs(delta_bar) + _TINY
-    room = _unit(stored.dtype) + _ROUNDING_ALLOWANCE
+    room = unit_roundoff(stored.dtype) + _ROUNDING_ALLOWANCE
     limit = shift + delta_bar - room * (2 * norm + abs(delta_bar))
     # Numbers below the normal ones are stored as zeros.
     limit -= matrix.shape[0] * float(np.finfo(stored.dtype.as_numpy_dtype).tiny)
@@ -284,7 +271,3 @@ def _clip_symmetric_part(matrix, delta_bar):
     clipped = clip_singular_values(shifted, limit)
     moved = tf.cast(matrix + (clipped.matrix - shifted), stored.dtype)
     return tf.where(clipped.inside, tf.cast(matrix, stored.dtype), moved)
-
-
-def _unit(dtype):
-    return float(np.finfo(dtype.as_numpy_dtype).eps) / 2

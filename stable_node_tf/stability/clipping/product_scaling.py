@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf.stability.product_certificate import (
-    centred_bound,
+    centered_bound,
+    multiplier_step,
     neutral_multipliers,
-    newton_step,
     quadratic_form,
     reached_bound,
     rescaled,
@@ -58,17 +58,8 @@ def scale_into_bound(
     multipliers take two damped Newton steps towards better ones: carried from
     one optimizer step to the next they stay near the best. Multipliers that
     prove nothing any more are replaced by neutral ones. The result leaves room
-    for the rounding errors of storing the kernels. Kernels that are not finite
-    get the factor 1, and the multipliers stay as they are.
-
-    Args:
-      kernels: A_1, ..., A_k, see `quadratic_form`, float32 or float64.
-      multipliers: θ, float64, of shape (n,).
-      bound: positive.
-      alpha: smallest slope, in (0, 1].
-
-    Returns:
-      A `ScaledProduct`.
+    for the rounding errors of storing the kernels, float32 or float64. Kernels
+    that are not finite get the factor 1, and the multipliers stay as they are.
 
     >>> eye = tf.eye(2)
     >>> theta = tf.ones(4, tf.float64)
@@ -84,31 +75,34 @@ def scale_into_bound(
     )
     kernels = [tf.where(finite, A, tf.zeros_like(A)) for A in kernels]
     sizes = [kernel.shape[0] for kernel in kernels]
-    size, count = sizes[-1], len(sizes)
+    count = len(sizes)
     # Logarithms, because norms and their product may overflow.
     kernels, logs = zip(*map(_normalized, kernels), strict=True)
     form = quadratic_form(kernels, alpha)
+    # The better one of the multipliers carried along and the neutral ones.
     neutral = tf.constant(neutral_multipliers(sizes, alpha))
     carried = rescaled(multipliers, sizes, [tf.exp(-log) for log in logs])
     valid = tf.reduce_all((carried > _LEAST) & (carried < 1.0 / _LEAST))
     carried = tf.where(valid, carried, neutral)
-    warm = reached_bound(form, carried, size)
-    cold = reached_bound(form, neutral, size)
+    warm = reached_bound(form, carried)
+    cold = reached_bound(form, neutral)
     theta = tf.where(warm <= cold, carried, neutral)
     reached = tf.minimum(warm, cold)
-    weight = _GAP * tf.maximum(reached, _GAP) / float(sum(sizes) + size)
-    ahead, center = theta, centred_bound(form, theta, weight, size)
+    # Newton steps on the barrier, kept unless they end with a worse bound.
+    weight = _GAP * tf.maximum(reached, _GAP) / float(sum(sizes) + sizes[-1])
+    ahead, center = theta, centered_bound(form, theta, weight)
     for _ in range(_NEWTON_STEPS):
-        center, ahead, _ = newton_step(form, center, ahead, weight, size)
+        rise, change, _ = multiplier_step(form, center, ahead, weight)
+        center, ahead = center + rise, ahead + change
     valid = tf.reduce_all(tf.math.is_finite(ahead) & (ahead > 0.0))
-    moved = reached_bound(form, tf.where(valid, ahead, theta), size)
+    moved = reached_bound(form, tf.where(valid, ahead, theta))
     valid &= moved <= (1.0 + _GAP) * reached
     theta = tf.where(valid, ahead, theta)
     reached = tf.where(valid, moved, reached)
     reached += 4 * (count + 1) * (unit + 1e-13)
+    # c = (bound / λ)^(1/k); exact to about 1e-13 for numbers of any size.
     excess = tf.math.log(tf.maximum(reached, _LEAST)) + tf.add_n(logs)
     excess -= np.log(bound)
-    # Exact to about 1e-13 for numbers of any size.
     lowered = (excess + _OF_LOGARITHMS) / count
     lowered = tf.where(excess > 0.0, lowered, 0.0)
     # XLA's exponential stops at the smallest normal number.
@@ -123,7 +117,7 @@ def scale_into_bound(
     )
 
 
-def _normalized(kernel):
+def _normalized(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """A of norm 1, or less where it was below 1e-6, and the log of the rest."""
     peak = tf.maximum(tf.reduce_max(tf.abs(kernel)), _SMALLEST_NORM)
     shape = kernel / peak

@@ -5,11 +5,13 @@ and more in large matrices. In functions compiled by XLA matrix products alone
 do the work, elsewhere one symmetric eigendecomposition does.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
+
+Scalar: TypeAlias = tf.Tensor | float
 
 # Times the root of the longer side and the unit roundoff; several times the
 # largest error seen.
@@ -26,27 +28,20 @@ _SQUARE, _CUBE = 0.354, 0.181
 
 
 class ClippedMatrix(NamedTuple):
-    """A matrix with clipped singular values.
-
-    Attributes:
-      matrix: of shape (m, n), as the argument.
-      inside: bool, whether `matrix` is the argument itself.
-    """
+    """Clipped singular values; `inside`: `matrix` is the argument itself."""
 
     matrix: tf.Tensor
     inside: tf.Tensor
 
 
 class ClippedByProducts(NamedTuple):
-    """A `ClippedMatrix`, and what was clipped.
+    """A `ClippedMatrix`, and two matrices of shape (n, n).
 
     Attributes:
-      matrix: of shape (m, n), as the argument.
-      inside: bool, whether `matrix` is the argument itself.
       excess: V diag(σ²/limit² - 1)₊ Vᵀ, to about 1e-4 for norms up to 1.2
-        limits and 1e-3 σ²/limit² beyond, of shape (n, n).
-      active: the projector V diag(σ > limit) Vᵀ, of shape (n, n), with a
-        smoothed step at the limit.
+        limits and 1e-3 σ²/limit² beyond.
+      active: the projector V diag(σ > limit) Vᵀ, with a smoothed step at the
+        limit.
     """
 
     matrix: tf.Tensor
@@ -55,36 +50,28 @@ class ClippedByProducts(NamedTuple):
     active: tf.Tensor
 
 
-def _sign_coefficients():
-    """Scales a_k of the cubics that compose to the sign function.
+def _sign_approximation() -> tuple[list[float], float]:
+    """Cubics whose composition f is near the sign function, and its ε.
 
     x <- (a x) (3 - (a x)²) / 2 with the a that is best on [l, 1], l being the
-    threshold at first and its image afterwards (Chen and Chow, 2014).
+    threshold at first and its image afterwards (Chen and Chow, 2014). ε is at
+    least x (1 - f(x)) / 2 for 0 <= x <= 1.
     """
     low, scales = _SIGN_THRESHOLD, []
-    for _ in range(_SIGN_STEPS):
-        scale = np.sqrt(3 / (1 + low + low**2))
-        scales.append(float(scale))
-        low = scale * low * (3 - (scale * low) ** 2) / 2
-    return tuple(scales)
-
-
-_SCALES = _sign_coefficients()
-
-
-def _largest_residue():
-    """Max x (1 - f(x)) / 2 on [0, 1], f being the composed cubics."""
     x = np.concatenate([np.geomspace(1e-9, 1e-2, 20001), np.linspace(0, 1, 9)])
     sign = x
-    for scale in _SCALES:
+    for _ in range(_SIGN_STEPS):
+        scale = float(np.sqrt(3 / (1 + low + low**2)))
+        scales.append(scale)
+        low = scale * low * (3 - (scale * low) ** 2) / 2
         sign = scale * sign * (3 - (scale * sign) ** 2) / 2
-    return float(np.max(x * (1 - sign) / 2))
+    return scales, 1.01 * float(np.max(x * (1 - sign) / 2))
 
 
-_RESIDUE = 1.01 * _largest_residue()
+_SCALES, _RESIDUE = _sign_approximation()
 
 
-def clip_singular_values(matrix, limit) -> ClippedMatrix:
+def clip_singular_values(matrix: tf.Tensor, limit: Scalar) -> ClippedMatrix:
     """Lowers the singular values above a limit to that limit.
 
     The result is the nearest matrix, in the Frobenius norm, of spectral norm
@@ -95,13 +82,8 @@ def clip_singular_values(matrix, limit) -> ClippedMatrix:
     those not suffice, the Frobenius norm scales the matrix down. A matrix that
     holds NaN or infinity is returned as it is.
 
-    Args:
-      matrix: M, of shape (m, n); n <= m costs least. float32 or float64.
-      limit: positive scalar, from `smallest_limit` to the largest number of
-        the dtype.
-
-    Returns:
-      A `ClippedMatrix`.
+    M is float32 or float64, of shape (m, n), and n <= m costs least. The limit
+    is positive, from `smallest_limit` to the largest number of the dtype.
 
     >>> kernel = tf.constant([[3.0, 0.0], [0.0, 1.0]])
     >>> clip_singular_values(kernel, 2.0).matrix.numpy().round(3)
@@ -115,13 +97,14 @@ def clip_singular_values(matrix, limit) -> ClippedMatrix:
 
 
 def smallest_limit(dtype: tf.DType) -> float:
-    """The least limit with room for what underflows: tiny / eps².
-
-    >>> f"{smallest_limit(tf.float32):.1e}"
-    '8.3e-25'
-    """
+    """The least limit with room for what underflows: tiny / eps²."""
     info = np.finfo(dtype.as_numpy_dtype)
     return float(info.tiny) / float(info.eps) ** 2
+
+
+def unit_roundoff(dtype: tf.DType) -> float:
+    """Half the distance from 1 to the next larger number of the dtype."""
+    return float(np.finfo(dtype.as_numpy_dtype).eps) / 2
 
 
 def compiled_by_xla() -> bool:
@@ -131,14 +114,14 @@ def compiled_by_xla() -> bool:
 
 
 class ActiveSpectrum(NamedTuple):
-    """The k eigenvalues of MᵀM above the limit, with their eigenvectors.
+    """M, and the k eigenvalues of MᵀM / limit² above 1.
 
     Attributes:
       matrix: M, of shape (m, n).
-      eigenvalues: of MᵀM / limit², those above 1, ascending, of shape (k,).
-      vectors: its eigenvectors V, the columns of an (n, k) matrix.
+      eigenvalues: ascending, of shape (k,).
+      vectors: the eigenvectors V, the columns of an (n, k) matrix.
       image: MV, of shape (m, k).
-      largest: the largest of all eigenvalues of MᵀM / limit².
+      largest: the largest of all eigenvalues, above 1 or not.
       clipped: bool, whether M was larger and has been clipped already.
     """
 
@@ -150,15 +133,14 @@ class ActiveSpectrum(NamedTuple):
     clipped: tf.Tensor
 
 
-def active_spectrum(matrix, limit) -> tuple[ActiveSpectrum, ActiveSpectrum]:
-    """The first of the two steps of `clip_singular_values`.
+def active_spectrum(
+    matrix: tf.Tensor, limit: Scalar
+) -> tuple[ActiveSpectrum, ActiveSpectrum]:
+    """The spectrum of M as it came, and one with |M|₂ <= √2 limits.
 
-    Large singular values make for large errors; they are clipped at once, with
-    an error that the second step mends.
-
-    Returns:
-      The spectrum of M as it came, and one with |M|₂ <= √2 limits for
-      `clip_active_spectrum`: the same, unless M was larger.
+    The second is for `clip_active_spectrum`, and the same unless M was larger:
+    large singular values make for large errors, so they are clipped at once,
+    with an error that the second step mends.
     """
 
     def decompose(matrix, clipped):
@@ -187,7 +169,9 @@ def active_spectrum(matrix, limit) -> tuple[ActiveSpectrum, ActiveSpectrum]:
     # One node of the graph: even untaken, every node of a branch takes time.
     @tf.function(autograph=False, experimental_attributes={"_noinline": True})
     def in_several_passes():
-        start = decompose(_within_reach(matrix, limit), clipped=False)[:1]
+        start = decompose(
+            _scaled_down(matrix, limit * _LARGEST_RATIO), clipped=False
+        )[:1]
         rows, columns = matrix.shape
         shapes = ActiveSpectrum(
             matrix.shape,
@@ -207,7 +191,7 @@ def active_spectrum(matrix, limit) -> tuple[ActiveSpectrum, ActiveSpectrum]:
         return tf.cond(
             last.largest > 2.0,
             lambda: last._replace(
-                matrix=_scaled_inside(last.matrix, limit),
+                matrix=_scaled_down(last.matrix, limit * (1 - _room(matrix))),
                 eigenvalues=tf.ones_like(last.eigenvalues),  # moves nothing
             ),
             lambda: last,
@@ -219,7 +203,7 @@ def active_spectrum(matrix, limit) -> tuple[ActiveSpectrum, ActiveSpectrum]:
 
 
 def clip_active_spectrum(spectrum: ActiveSpectrum) -> ClippedMatrix:
-    """The second step of `clip_singular_values`."""
+    """The second step: M - MV (I - Λ^(-1/2)) Vᵀ, Λ the eigenvalues."""
     matrix = spectrum.matrix
     shrink = 1.0 - tf.math.rsqrt(spectrum.eigenvalues)
     moved = spectrum.image * shrink
@@ -230,38 +214,33 @@ def clip_active_spectrum(spectrum: ActiveSpectrum) -> ClippedMatrix:
     )
 
 
-def _room(matrix):
-    unit = np.finfo(matrix.dtype.as_numpy_dtype).eps / 2
-    return float(_ROUNDING * unit * np.sqrt(max(matrix.shape)))
+def _room(matrix: tf.Tensor) -> float:
+    """The share of the limit that is left to rounding."""
+    longer = np.sqrt(max(matrix.shape))
+    return float(_ROUNDING * unit_roundoff(matrix.dtype) * longer)
 
 
-def _within_reach(matrix, limit):
-    """Scales down what floating point cannot tell singular values of."""
-    peak = tf.reduce_max(tf.abs(matrix))
-    # Entries up to 1, of which no product overflows.
-    shape = tf.math.divide_no_nan(matrix, peak)
-    norm = tf.norm(shape)
-    near = peak / limit * norm <= _LARGEST_RATIO
-    reach = tf.math.divide_no_nan(limit * _LARGEST_RATIO, norm)
-    return tf.where(near | ~tf.math.is_finite(norm), matrix, shape * reach)
-
-
-def _scaled_inside(matrix, limit):
-    """Holds |M|₂ <= |M|_F <= limit, whatever M is, unless it is not finite."""
-    wide = tf.cast(matrix, tf.float64)
-    target = tf.cast(limit * (1 - _room(matrix)), tf.float64)
+def _scaled_down(matrix: tf.Tensor, most: Scalar) -> tf.Tensor:
+    """Holds |M|₂ <= |M|_F <= most, whatever M is, unless it is not finite."""
+    wide, most = tf.cast(matrix, tf.float64), tf.cast(most, tf.float64)
     peak = tf.reduce_max(tf.abs(wide))
-    norm = tf.norm(tf.math.divide_no_nan(wide, peak)) * peak
-    factor = tf.minimum(tf.math.divide_no_nan(target, norm), 1.0)
-    return tf.cast(factor * wide, matrix.dtype)
+    # Entries up to 1, of which no product overflows.
+    shape = tf.math.divide_no_nan(wide, peak)
+    norm = tf.norm(shape)
+    kept = (norm <= most / peak) | ~tf.math.is_finite(norm)
+    scaled = shape * tf.math.divide_no_nan(most, norm)
+    return tf.where(kept, matrix, tf.cast(scaled, matrix.dtype))
 
 
-def clip_by_products(matrix, limit) -> ClippedByProducts:
+def clip_by_products(matrix: tf.Tensor, limit: Scalar) -> ClippedByProducts:
     """`clip_singular_values` with matrix products alone, for XLA."""
     limit *= 1 - _room(matrix)
     nothing = tf.zeros([matrix.shape[-1]] * 2, matrix.dtype)
     start = ClippedByProducts(
-        _within_reach(matrix, limit), tf.constant(True), nothing, nothing
+        _scaled_down(matrix, limit * _LARGEST_RATIO),
+        tf.constant(True),
+        nothing,
+        nothing,
     )
     last, done = tf.while_loop(
         lambda clipped, done: tf.logical_not(done),
@@ -270,12 +249,14 @@ def clip_by_products(matrix, limit) -> ClippedByProducts:
         maximum_iterations=_MOST_PASSES,
     )
     inside = tf.cond(
-        done, lambda: last.matrix, lambda: _scaled_inside(last.matrix, limit)
+        done, lambda: last.matrix, lambda: _scaled_down(last.matrix, limit)
     )
     return last._replace(matrix=inside)
 
 
-def _clip_by_products_once(clipped, limit):
+def _clip_by_products_once(
+    clipped: ClippedByProducts, limit: tf.Tensor
+) -> tuple[ClippedByProducts, tf.Tensor]:
     """One pass; done unless the matrix was large.
 
     With G = MᵀM / limit² and E = G - I, a composition f of odd cubics with
@@ -285,32 +266,20 @@ def _clip_by_products_once(clipped, limit):
     M p(Z), scaled by (1 + ε)^(-1/2), has spectral norm <= limit in exact
     arithmetic, whatever the matrix.
 
-    |f| <= 1 asks for E <= 1. That is proven by Chebyshev's polynomial T₈, which
-    is at most 1 in absolute value on [-1, 1] and grows fast outside: its
-    Frobenius norm bounds the largest eigenvalue. Larger matrices are clipped at
-    a higher limit, and are not done; those inside by 4 per cent are left alone.
+    |f| <= 1 asks for E <= 1. Larger matrices are clipped at a higher limit, and
+    are not done; those inside by 4 per cent are left alone.
     """
     matrix = clipped.matrix
     size, dtype = matrix.shape[-1], matrix.dtype
     eye = tf.eye(size, dtype=dtype)
-    slack = (1 + np.cosh(np.arccosh(np.sqrt(size)) / 8)) / 2
-
-    def largest_eigenvalue_bound(gram):
-        scale = tf.maximum(tf.linalg.trace(gram) / size, 1.0)
-        chebyshev = 2 * slack / scale * gram - eye
-        for _ in range(3):
-            chebyshev = 2 * tf.matmul(chebyshev, chebyshev) - eye
-        norm = tf.maximum(tf.norm(tf.cast(chebyshev, tf.float64)), 1.0)
-        bound = (1 + tf.cosh(tf.acosh(norm) / 8)) / 2 / slack
-        return tf.cast(bound, dtype) * scale
-
     scaled = matrix / (limit / np.sqrt(1 + _RESIDUE))
     gram = tf.matmul(scaled, scaled, transpose_a=True)
-    bound = largest_eigenvalue_bound(gram)
+    bound = _largest_eigenvalue_bound(gram, eye)
     limit_square = tf.maximum(bound / 1.5, 1.0)
 
     def clip():
         gap = gram / limit_square - eye
+        # X = f(E), (I + X) / 2, Z, and p(Z).
         sign = gap
         for scale in _SCALES:
             square = tf.matmul(sign, sign)
@@ -332,3 +301,21 @@ def _clip_by_products_once(clipped, limit):
     result = tf.cond(bound <= 1.0, lambda: tuple(clipped), clip)
     # Not `limit_square <= 1`: NaN must end the loop.
     return ClippedByProducts(*result), tf.logical_not(limit_square > 1.0)
+
+
+def _largest_eigenvalue_bound(gram: tf.Tensor, eye: tf.Tensor) -> tf.Tensor:
+    """Bounds λmax(G) by Chebyshev's polynomial T₈.
+
+    It is at most 1 in absolute value on [-1, 1] and grows fast outside: the
+    Frobenius norm of its value at 2G - I tells the largest eigenvalue. G is
+    scaled so that the bound is best where G = I.
+    """
+    size = gram.shape[-1]
+    slack = (1 + np.cosh(np.arccosh(np.sqrt(size)) / 8)) / 2
+    scale = tf.maximum(tf.linalg.trace(gram) / size, 1.0)
+    chebyshev = 2 * slack / scale * gram - eye
+    for _ in range(3):
+        chebyshev = 2 * tf.matmul(chebyshev, chebyshev) - eye
+    norm = tf.maximum(tf.norm(tf.cast(chebyshev, tf.float64)), 1.0)
+    bound = (1 + tf.cosh(tf.acosh(norm) / 8)) / 2 / slack
+    return tf.cast(bound, gram.dtype) * scale

@@ -7,6 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from stable_node_tf.stability.log_norm import worst_case_log_norm
+from stable_node_tf.stability.projection.certified_projection import (
+    Array,
+    Pair,
+    Problem,
+)
 from stable_node_tf.stability.rounding import UNIT_ROUNDOFF
 
 _ENUMERATED = 14
@@ -15,6 +20,9 @@ _BATCH = 4096
 _STARTS = 64
 _MANY_STARTS = 4096
 _ROUNDS_KEPT = 8
+
+# xᵀ D B x, the x and the diagonals of the D, in rows.
+_Witnesses = tuple[Array, Array, Array]
 
 
 class ExactProjection(NamedTuple):
@@ -27,28 +35,17 @@ class ExactProjection(NamedTuple):
       slopes: the diagonals of their D_k, in columns.
     """
 
-    matrix: np.ndarray
+    matrix: Array
     upper: float
-    vectors: np.ndarray
-    slopes: np.ndarray
+    vectors: Array
+    slopes: Array
 
 
-def nonnegative_quadratic(gram, linear, start):
+def nonnegative_quadratic(gram: Array, linear: Array, start: Array) -> Array:
     """Maximizes linearᵀc - ½ cᵀ gram c over c >= 0, by an active-set method.
 
     After Lawson and Hanson, Solving Least Squares Problems (1974), chapter 23,
     from a warm start.
-
-    Args:
-      gram: positive semidefinite, of shape (n, n).
-      linear: of shape (n,).
-      start: c >= 0, of shape (n,).
-
-    Returns:
-      c, of shape (n,).
-
-    >>> nonnegative_quadratic(np.eye(2), np.array([1.0, -1.0]), np.zeros(2))
-    array([1., 0.])
     """
     ridge = 1e-14 * np.trace(gram) / len(gram)
     gram = gram + ridge * np.eye(len(gram))
@@ -77,22 +74,18 @@ def nonnegative_quadratic(gram, linear, start):
     return c
 
 
-def _worst_slopes(vectors, images, alpha):
-    return np.where(vectors * images > 0, 1.0, alpha)
-
-
-def _top_eigenpairs(slopes, B):
+def _top_eigenpairs(slopes: Array, B: Array) -> Pair:
     """Of sym(DB), for D in the rows of `slopes`."""
     scaled = slopes[:, :, None] * B
     values, vectors = np.linalg.eigh((scaled + scaled.transpose(0, 2, 1)) / 2)
     return values[:, -1], vectors[:, :, -1]
 
 
-def _climb(B, vectors, alpha):
+def _climb(B: Array, vectors: Array, alpha: float) -> _Witnesses:
     """Alternates D(x) and the top eigenvector x of sym(DB), row by row."""
     last = None
     for _ in range(12):
-        slopes = _worst_slopes(vectors, vectors @ B.T, alpha)
+        slopes = np.where(vectors * (vectors @ B.T) > 0, 1.0, alpha)
         slopes = np.unique(slopes, axis=0)
         if last is not None and np.array_equal(slopes, last):
             break
@@ -101,15 +94,13 @@ def _climb(B, vectors, alpha):
     return values, vectors, slopes
 
 
-def _oracle(B, alpha, seconds):
-    """A proven upper bound of δ(B), and witnesses: values, vectors, slopes."""
+def _oracle(B: Array, alpha: float, seconds: float) -> tuple[float, _Witnesses]:
+    """A proven upper bound of δ(B), infinite where time ran out; witnesses."""
     size = len(B)
-    allowance = 100 * size * UNIT_ROUNDOFF * np.linalg.norm(B)
     if size > _ENUMERATED:
         bracket = worst_case_log_norm(B, alpha, exact=True, time_limit=seconds)
         slopes = bracket.witness.diagonal[None]
-        values, vectors = _top_eigenpairs(slopes, B)
-        return bracket.upper, values, vectors, slopes
+        return bracket.upper, (*_top_eigenpairs(slopes, B), slopes)
     vertices = itertools.product((alpha, 1.0), repeat=size)
     best = []
     deadline = time.monotonic() + seconds
@@ -119,14 +110,19 @@ def _oracle(B, alpha, seconds):
         order = np.argsort(-values)[:_STARTS]
         best.append((values[order], vectors[order], slopes[order]))
         if time.monotonic() > deadline:
-            return np.inf, *best[-1]
-    values, vectors, slopes = (
-        np.concatenate(part) for part in zip(*best, strict=True)
-    )
-    return values.max() + allowance, values, vectors, slopes
+            return np.inf, best[-1]
+    values, vectors, slopes = map(np.concatenate, zip(*best, strict=True))
+    allowance = 100 * size * UNIT_ROUNDOFF * np.linalg.norm(B)
+    return float(values.max() + allowance), (values, vectors, slopes)
 
 
-def project_exact(matrix, bound, alpha, vectors, slopes, tolerance, time_limit):
+def project_exact(
+    problem: Problem,
+    vectors: Array,
+    slopes: Array,
+    tolerance: float,
+    time_limit: float,
+) -> ExactProjection:
     """Projects onto {B : δ(B) <= δ̄} from outside.
 
     Every unit x and vertex D of [α, 1]^d give a half-space ⟨D x xᵀ, B⟩ <= δ̄;
@@ -135,18 +131,11 @@ def project_exact(matrix, bound, alpha, vectors, slopes, tolerance, time_limit):
     (D, x) -> xᵀDBx over δ̄, then, when no search finds any, those that an exact
     oracle finds: all vertices up to d = 14, branch and bound above.
 
-    Args:
-      matrix: A, float64, of shape (d, d), of norm about 1.
-      bound: δ̄.
-      alpha: smallest slope.
-      vectors: first x_k, in columns, not normalized, of shape (d, p).
-      slopes: diagonals of the first D_k, in columns, of shape (d, p).
-      tolerance: on δ(B) - δ̄, absolute.
-      time_limit: seconds.
-
-    Returns:
-      An `ExactProjection`.
+    The first x_k and the diagonals of their D_k are the columns of `vectors`,
+    not normalized, and `slopes`. It ends when δ(B) - δ̄ <= tolerance, or after
+    `time_limit` seconds.
     """
+    matrix, bound, alpha = problem
     deadline = time.monotonic() + time_limit
     size = len(matrix)
     generator = np.random.default_rng(0)
@@ -160,6 +149,7 @@ def project_exact(matrix, bound, alpha, vectors, slopes, tolerance, time_limit):
     idle = np.zeros(len(c), int)
     upper = np.inf
     while True:
+        # The projection onto the cuts: B = A - Σ c_k D_k x_k x_kᵀ.
         gram = ((X * S) @ (X * S).T) * (X @ X.T)
         linear = np.sum(S * X * (X @ matrix.T), axis=1) - bound
         gram = (gram + gram.T) / 2
@@ -178,7 +168,7 @@ def project_exact(matrix, bound, alpha, vectors, slopes, tolerance, time_limit):
             if values.max() > bound + tolerance / 2:
                 break
         else:
-            upper, values, vectors, slopes = _oracle(
+            upper, (values, vectors, slopes) = _oracle(
                 B, alpha, deadline - time.monotonic()
             )
             if upper <= bound + tolerance or values.max() <= bound:

@@ -1,7 +1,21 @@
-"""A lower bound on the distance to the matrices with δ <= δ̄."""
+"""A lower bound on the distance to the matrices with δ <= δ̄.
+
+Every x and diagonal D in [α, 1] gives the half-space ⟨D x xᵀ, B⟩ <= δ̄ xᵀx,
+which holds all B with δ(B) <= δ̄. With G = Σ D_k x_k x_kᵀ the sum of several
+says ⟨G, B⟩ <= δ̄ Σ |x_k|², so no such B is nearer to A than
+
+    (⟨G, A⟩ - δ̄ Σ |x_k|²) / |G|
+
+(docs/theory.md, "The nearest stable matrix").
+"""
 
 import numpy as np
 
+from stable_node_tf.stability.projection.certified_projection import (
+    Array,
+    Pair,
+    Problem,
+)
 from stable_node_tf.stability.rounding import relative_rounding
 
 _STEPS = 8
@@ -9,34 +23,26 @@ _TIE = 1e-3
 _STEP_SIZES = np.geomspace(1e-3, 1e1, 128)
 
 
-def distance_lower_bound(matrix, vectors, slopes, bound) -> float:
-    """The distance that cuts prove, with an allowance for rounding.
+def distance_lower_bound(
+    problem: Problem, vectors: Array, slopes: Array
+) -> float:
+    """The distance that cuts prove, less an allowance for rounding; >= 0.
 
-    Every x and diagonal D in [α, 1] gives the half-space ⟨D x xᵀ, B⟩ <= δ̄ xᵀx,
-    which holds all B with δ(B) <= δ̄. With G = Σ D_k x_k x_kᵀ their sum says
-    ⟨G, B⟩ <= δ̄ Σ |x_k|², so no such B is nearer to A than
-
-        (⟨G, A⟩ - δ̄ Σ |x_k|²) / |G|.
-
-    Args:
-      matrix: A, float64, of shape (d, d).
-      vectors: x_k in columns, of shape (d, p).
-      slopes: the diagonals of D_k in columns, entries in [α, 1].
-      bound: δ̄.
-
-    Returns:
-      The bound, at least 0.
+    x_k and the diagonals of D_k, entries in [α, 1], are the columns of two
+    matrices of shape (d, p).
 
     >>> one = np.eye(1)
-    >>> round(distance_lower_bound(one, one, one, 0.5), 9)
+    >>> round(distance_lower_bound(Problem(one, 0.5, 0.1), one, one), 9)
     0.5
     """
+    matrix, bound, _ = problem
     G = (slopes * vectors) @ vectors.T
     norm = np.linalg.norm(G)
     if not (np.isfinite(norm) and norm > 1e-150):
         return 0.0
     squares = np.sum(vectors**2)
     gain = np.sum(G * matrix) - bound * squares
+    # The rounding of the numerator and of |G|.
     cross = np.linalg.norm(np.abs(vectors) @ np.abs(vectors).T)
     magnitude = cross * np.linalg.norm(matrix) + abs(bound) * squares
     error = relative_rounding(2 * (matrix.size + vectors.size) + 50) * magnitude
@@ -45,33 +51,26 @@ def distance_lower_bound(matrix, vectors, slopes, bound) -> float:
     return max(0.0, float((gain - error) / norm * (1 - 1e-13)))
 
 
-def improve_cuts(matrix, near, multiplier, bound, alpha, count, rounds):
-    """Vectors x_k whose cuts prove a large distance.
+def improve_cuts(
+    problem: Problem,
+    near: Array,
+    multiplier: Array,
+    count: int,
+    rounds: int,
+) -> Pair:
+    """Vectors x_k whose cuts prove a large distance, and their D_k.
 
-    Maximizes ⟨G, A⟩ - ½|G|² - δ̄ Σ |x_k|², G = Σ D_k x_k x_kᵀ, over all vectors
-    at once (a low-rank factorization of the dual problem, after Burer and
-    Monteiro, 2003): nonlinear conjugate gradients with the D_k held fixed,
-    along which the objective is a quartic, then new D_k from B = A - G.
+    Maximizes ⟨G, A⟩ - ½|G|² - δ̄ Σ |x_k|² over all vectors at once (a low-rank
+    factorization of the dual problem, after Burer and Monteiro, 2003):
+    nonlinear conjugate gradients with the D_k held fixed, along which the
+    objective is a quartic, then new D_k from B = A - G.
 
-    Args:
-      matrix: A, float64, of shape (d, d), of norm about 1.
-      near: B near the projection of A; where it leaves a slope undecided, A
-        decides.
-      multiplier: X ⪰ 0 of the certified projection, of shape (d, d); the first
-        vectors are a random rotation of its square root.
-      bound: δ̄.
-      alpha: smallest slope.
-      count: number of vectors, at least d.
-      rounds: updates of the D_k, of 8 gradients each.
-
-    Returns:
-      The vectors x_k and the diagonals of their D_k, both of shape (d, count).
-
-    >>> one = np.eye(1)
-    >>> x, slopes = improve_cuts(one, one / 2, one, 0.5, 0.1, 1, 3)
-    >>> round(distance_lower_bound(one, x, slopes, 0.5), 9)
-    0.5
+    B, `near` the projection of A, chooses the first D_k; where it leaves a
+    slope undecided, A decides. The first x_k, `count` >= d of them, are a
+    random rotation of the square root of the certified projection's multiplier.
+    Each round takes 8 gradients.
     """
+    matrix, _, alpha = problem
     generator = np.random.default_rng(0)
     rotation = np.linalg.qr(generator.normal(size=(count, len(matrix))))[0]
     eigenvalues, eigenvectors = np.linalg.eigh(multiplier)
@@ -83,22 +82,24 @@ def improve_cuts(matrix, near, multiplier, bound, alpha, count, rounds):
         ties = np.abs(terms) <= _TIE * np.abs(V) * np.linalg.norm(V, axis=0)
         terms = np.where(ties, V * (matrix @ V), terms)
         slopes = np.where(terms > 0, 1.0, alpha)
-        V, near = _ascend(matrix, V, slopes, bound)
-        value = distance_lower_bound(matrix, V, slopes, bound)
+        V, near = _ascend(problem, V, slopes)
+        value = distance_lower_bound(problem, V, slopes)
         best = max(best, (value, V, slopes), key=lambda cuts: cuts[0])
     return best[1:]
 
 
-def _ascend(matrix, V, slopes, bound):
+def _ascend(problem: Problem, V: Array, slopes: Array) -> Pair:
     """Conjugate gradients (Polak and Ribière, restarted) for fixed D_k."""
+    matrix, bound, _ = problem
     H = slopes * V
     B = matrix - H @ V.T
-    last, square, direction = 0.0, np.inf, 0.0
+    last, square, direction = np.zeros_like(V), np.inf, np.zeros_like(V)
     for _ in range(_STEPS):
         gradient = slopes * (B @ V) + B.T @ H - 2 * bound * V
         weight = np.sum(gradient * (gradient - last)) / square
         direction = gradient + max(weight, 0.0) * direction
         last, square = gradient, max(np.vdot(gradient, gradient), 1e-300)
+        # G moves by sG₁ + s²G₂, the objective by c₁s + c₂s² + c₃s³ + c₄s⁴.
         moved = slopes * direction
         G1 = moved @ V.T + H @ direction.T
         G2 = moved @ direction.T

@@ -12,11 +12,13 @@ from stable_node_tf.stability.clipping.log_norm import (
 
 CLIPS = {
     "plain": clip_log_norm,
-    "xla": tf.function(clip_log_norm, jit_compile=True),
+    "graph": tf.function(clip_log_norm, autograph=False),
+    "xla": tf.function(clip_log_norm, jit_compile=True, autograph=False),
 }
 
 
-CASES = st.tuples(
+@settings(max_examples=30, deadline=None)
+@given(
     st.sampled_from([1, 2, 5, 20]),
     st.integers(0, 10**6),
     st.sampled_from([0.1, 0.5, 1.0]),
@@ -24,25 +26,35 @@ CASES = st.tuples(
     st.sampled_from([0.0, 0.05, 1.0]),
     st.sampled_from(["float32", "float64"]),
 )
+def test_ends_certified_and_stays(size, seed, alpha, delta_bar, step, dtype):
+    assume(smallest_certificate(delta_bar, alpha, step) < np.inf)
+    check_ends_certified_and_stays(
+        "plain", size, seed, alpha, delta_bar, step, dtype
+    )
 
 
-@settings(max_examples=30, deadline=None)
-@given(CASES)
-def test_ends_certified_and_stays(case):
-    check_ends_certified_and_stays("plain", *case)
-
-
-@settings(max_examples=12, deadline=None)  # XLA compiles every one anew.
-@given(CASES)
-def test_ends_certified_and_stays_by_xla(case):
-    check_ends_certified_and_stays("xla", *case)
+# Few settings, because XLA compiles each of them anew.
+@pytest.mark.parametrize(
+    "size, alpha, delta_bar, step, dtype",
+    [
+        (20, 0.1, -1.0, 0.0, "float32"),
+        (5, 0.5, 0.2, 0.05, "float64"),
+        (1, 0.1, 2.0, 1.0, "float32"),
+        (20, 1.0, 0.0, 0.0, "float32"),
+        (5, 1.0, -1.0, 0.05, "float64"),
+    ],
+)
+def test_ends_certified_and_stays_by_xla(size, alpha, delta_bar, step, dtype):
+    for seed in range(8):
+        check_ends_certified_and_stays(
+            "xla", size, seed, alpha, delta_bar, step, dtype
+        )
 
 
 def check_ends_certified_and_stays(
     clip, size, seed, alpha, delta_bar, step, dtype
 ):
     least = smallest_certificate(delta_bar, alpha, step)
-    assume(least < np.inf)
     clip = CLIPS[clip]
     generator = np.random.default_rng(seed)
     matrix = generator.standard_normal((size, size)).astype(dtype)
@@ -63,7 +75,7 @@ def check_ends_certified_and_stays(
     )
     again = clip(clipped.matrix, clipped.certificate, *options)
     np.testing.assert_allclose(
-        again.matrix, clipped.matrix, atol=1e-4 * np.sum(certificate)
+        again.matrix, clipped.matrix, atol=2e-4 * np.sum(certificate)
     )
     assert np.all(clipped.proposal.numpy() > least)
 
@@ -81,13 +93,13 @@ def test_inside_is_left_alone(clip):
 def test_carried_certificate_stays_near_optimal():
     """Steps that leave the set, as in training: T follows, B stays near."""
     generator = np.random.default_rng(0)
-    start = nearest_stable(generator.standard_normal((16, 16)) / 4, 0.2, 0.1)
+    start = nearest_stable(generator.standard_normal((12, 12)) / 3, 0.2, 0.1)
     certificate, matrix = tf.constant(start.certificate), start.matrix
     moved = nearest = 0.0
-    drift = 0.02 * generator.standard_normal((16, 16))
-    for _ in range(60):
-        step = matrix + drift + 0.02 * generator.standard_normal((16, 16))
-        clipped, _, certificate, _ = clip_log_norm(
+    drift = 0.02 * generator.standard_normal((12, 12))
+    for _ in range(40):
+        step = matrix + drift + 0.02 * generator.standard_normal((12, 12))
+        clipped, _, certificate, _ = CLIPS["graph"](
             tf.constant(step), certificate, 0.2, 0.1
         )
         moved += np.linalg.norm(clipped - step)
@@ -96,7 +108,7 @@ def test_carried_certificate_stays_near_optimal():
     assert nearest * (1 - 1e-6) <= moved < 1.3 * nearest
 
 
-@pytest.mark.parametrize("clip", ["plain", "xla"])
+@pytest.mark.parametrize("clip", ["graph", "xla"])
 def test_leaves_the_zero_matrix_again(clip):
     """Nearest to I is 0, with a certificate of almost nothing."""
     matrix, certificate = tf.zeros((4, 4)), tf.fill([4], np.float64(1e-20))
@@ -106,15 +118,32 @@ def test_leaves_the_zero_matrix_again(clip):
     assert np.all(np.diag(matrix) < -0.2)
 
 
-@pytest.mark.parametrize("clip", ["plain", "xla"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "alpha, step", [(1e-3, 0.0), (0.1, 0.0), (0.9, 0.0), (1e-3, 2e-4), (0.1, 2)]
 )
 @pytest.mark.parametrize("delta_bar", [-1.0, 0.0, 0.3])
-def test_certified_after_any_jump(clip, dtype, alpha, delta_bar, step):
+def test_certified_after_any_jump(dtype, alpha, delta_bar, step):
     if smallest_certificate(delta_bar, alpha, step) == np.inf:
         pytest.skip("no matrix is that stable")
+    check_certified_after_any_jump("plain", dtype, alpha, delta_bar, step)
+
+
+@pytest.mark.parametrize(
+    "dtype, alpha, delta_bar, step",
+    [
+        ("float32", 1e-3, 0.3, 0.0),
+        ("float64", 0.1, -1.0, 0.0),
+        ("float32", 0.9, 0.0, 0.0),
+        ("float64", 1e-3, 0.3, 2e-4),
+        ("float32", 0.1, 0.0, 2),
+    ],
+)
+def test_certified_after_any_jump_by_xla(dtype, alpha, delta_bar, step):
+    check_certified_after_any_jump("xla", dtype, alpha, delta_bar, step)
+
+
+def check_certified_after_any_jump(clip, dtype, alpha, delta_bar, step):
     generator = np.random.default_rng(5)
     certificate = np.full(4, 100.0 + 2 * smallest_certificate(-1.0, alpha))
     for scale in (0.0, 1e-6, 1e3, 1e6, 1e9, 1e14):

@@ -17,7 +17,7 @@ from stable_node_tf.stability.projection.nearest import (
     nearest_stable,
 )
 
-few = settings(max_examples=15, deadline=None, derandomize=True)
+few = settings(max_examples=12, deadline=None, derandomize=True)
 sizes = st.integers(1, 8)
 seeds = st.integers(0, 10_000)
 alphas = st.sampled_from([0.01, 0.1, 0.3, 0.5, 0.9, 0.999, 1.0])
@@ -64,7 +64,7 @@ def test_reference_table(size, alpha, delta_bar, distance, exact):
     assert result.distance_lower_bound == pytest.approx(exact, rel=1e-2)
 
 
-@pytest.mark.parametrize("size", [2, 5, 8, 12, 16])
+@pytest.mark.parametrize("size", [2, 5, 8, 16])
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("alpha", [0.1, 0.5])
 def test_bounds_are_five_per_cent_apart(size, seed, alpha):
@@ -72,13 +72,13 @@ def test_bounds_are_five_per_cent_apart(size, seed, alpha):
     assert result.distance_lower_bound >= 0.95 * result.distance
 
 
-@pytest.mark.parametrize("size", [4, 8, 16, 32])
+@pytest.mark.parametrize("size", [4, 8, 24])
 @pytest.mark.parametrize(
     "alpha, delta_bar", [(0.1, 0.2), (0.1, -0.3), (0.5, 0.8), (0.02, 0.0)]
 )
 def test_agrees_with_interior_point_solver(size, alpha, delta_bar):
     cvxpy = pytest.importorskip("cvxpy")
-    if size == 32 and delta_bar != 0.2:
+    if size == 24 and delta_bar != 0.2:
         pytest.skip("one large problem is enough")
     matrix = gaussian(size, seed=size)
     middle, radius = (1 + alpha) / 2, (1 - alpha) / 2
@@ -193,7 +193,7 @@ def test_no_certified_matrix_is_nearer(size, seed, alpha, delta_bar):
     matrix = gaussian(size, seed)
     result = nearest_stable(matrix, delta_bar, alpha)
     generator = np.random.default_rng(seed)
-    for width in (1e-3, 1e-2, 0.1, 1.0):
+    for width in (1e-3, 0.03, 1.0):
         other = nearest_stable(
             result.matrix + width * generator.normal(size=matrix.shape),
             delta_bar,
@@ -274,7 +274,7 @@ def test_special_matrices(matrix, delta_bar):
 
 
 def test_large():
-    matrix = gaussian(128)
+    matrix = gaussian(96)
     result = nearest_stable(matrix, 0.2, 0.1)
     assert_certified(result, matrix, 0.2, 0.1)
     assert result.distance_lower_bound >= 0.95 * result.distance
@@ -372,7 +372,7 @@ def test_refuses_a_certificate_of_another_shape():
 @pytest.mark.parametrize("alpha", [1e-3, 0.1, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("delta_bar", [-1.0, 0.0, 0.5, 1.2])
 def test_nearby_is_certified_and_almost_as_near(alpha, delta_bar):
-    for size, seed in ((1, 0), (7, 1), (40, 2)):
+    for size, seed in ((1, 0), (7, 1), (20, 2)):
         matrix = np.random.default_rng(seed).standard_normal((size, size))
         matrix /= np.sqrt(size)
         near, t = nearby_stable(matrix, delta_bar, alpha)
