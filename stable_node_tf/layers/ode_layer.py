@@ -278,10 +278,7 @@ def _after_solve(
 ) -> Computed | None:
     """The state after a solve by explicit Euler; None for other solvers."""
     del shape
-    if type(layer.solver) is not solvers.Euler or (
-        type(layer.activation)
-        not in (activations.LeakyTanh, activations.SmoothLeakyReLU)
-    ):
+    if type(layer.solver) is not solvers.Euler or not layer.activation.proven:
         return None
     kernels = layer._kernel_values()
     biases = [
