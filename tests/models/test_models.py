@@ -111,7 +111,7 @@ def test_file_round_trip(tmp_path):
         ({"readout_max_norm": -1.0}, "max_norm=-1.0"),
         ({"delta_bar": float("inf")}, "delta_bar=inf"),
         ({"activation": "relu"}, "activation='relu'"),
-        ({"solver": "heun"}, "solver='heun'"),
+        ({"solver": "leapfrog"}, "solver='leapfrog'"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(arguments, message):

@@ -53,7 +53,7 @@ def test_what_must_be_given_is_asked_for(data):
         (train, "epochs", 0),
         (train, "seed", -1),
         (train, "activation", "relu"),
-        (train, "solver", "heun"),
+        (train, "solver", "leapfrog"),
         (train, "initial_skew_norm", -1),
         (train, "typo", 1),
         (compare, "preset", "best"),

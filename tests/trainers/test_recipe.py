@@ -104,7 +104,7 @@ def test_adaptive_solver_takes_no_number_of_steps():
     [
         ("dataset", 1),
         ("activation", "relu"),
-        ("solver", "heun"),
+        ("solver", "leapfrog"),
         ("encoder_initializer", "ones"),
         ("alpha", 0.0),
         ("alpha", 1.5),
