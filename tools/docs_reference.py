@@ -5,6 +5,7 @@ so that a new module is in the reference without anyone adding it. Links from
 the documents to a module's file lead to its place there.
 """
 
+import ast
 import re
 from pathlib import Path
 
@@ -30,6 +31,17 @@ def pages(root: Path) -> dict[str, list[str]]:
     return found
 
 
+def made_in(path: Path) -> list[str]:
+    """The public variables that a module assigns."""
+    return [
+        target.id
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name) and not target.id.startswith("_")
+    ]
+
+
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Adds the pages to the navigation."""
     root = Path(config.config_file_path).parent
@@ -45,8 +57,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = [f"# {name}\n"]
         for module in modules:
             text.append(f"::: {module}\n")
-            if module == name:  # its names are documented where they are made
-                text.append("    options:\n      members: false\n")
+            if module == name:  # other names are documented where they are made
+                made = made_in(root / name.replace(".", "/") / "__init__.py")
+                text.append(f"    options:\n      members: {made or 'false'}\n")
         page = f"reference/{name}.md"
         files.append(File.generated(config, page, content="\n".join(text)))
     return files
