@@ -11,7 +11,6 @@ from stable_node_tf.activations.smooth_leaky_relu import SmoothLeakyReLU
 
 NAMES = tuple(sorted(BY_NAME))
 """The names that `get` knows."""
-"""The names that `get` knows."""
 
 __all__ = [
     "BY_NAME",

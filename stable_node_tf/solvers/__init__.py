@@ -28,7 +28,6 @@ from stable_node_tf.solvers.step_statistics import StepStatistics
 
 NAMES = tuple(sorted(BY_NAME))
 """The names that `get` knows."""
-"""The names that `get` knows."""
 
 __all__ = [
     "NAMES",
