@@ -121,3 +121,16 @@ def check_certificate(certificate: ArrayLike, size: int) -> np.ndarray:
             f"Received: certificate={array}"
         )
     return array
+
+
+def check_norm(norm: str | float) -> str:
+    """Returns "2" or "inf", the name of a vector norm as NumPy writes it.
+
+    >>> check_norm("inf"), check_norm(np.inf), check_norm(2)
+    ('inf', 'inf', '2')
+    """
+    if str(norm) not in ("2", "inf"):
+        raise ValueError(
+            f"`norm` must be '2' or 'inf'. Received: norm={norm!r}"
+        )
+    return str(norm)

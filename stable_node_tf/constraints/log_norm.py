@@ -8,17 +8,20 @@ import tensorflow as tf
 
 from stable_node_tf.checks import (
     check_alpha,
+    check_norm,
     check_not_negative,
     check_number,
 )
 from stable_node_tf.constraints.kernels import AVERAGE_MARGIN, check_kernel
 from stable_node_tf.read_only_settings import ReadOnlySettings
 from stable_node_tf.stability.certificate import best_certificate
+from stable_node_tf.stability.clipping.inf_norm import clip_rows
 from stable_node_tf.stability.clipping.log_norm import (
     certificate_range,
     clip_log_norm,
     smallest_certificate,
 )
+from stable_node_tf.stability.inf_log_norm import row_bounds
 from stable_node_tf.stability.shared_traces import call_traced
 
 _LARGEST_NORM = 1e140
@@ -37,6 +40,10 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
     for it calls `attach`: T is then carried from step to step at almost no
     cost, and saved with the model.
 
+    With norm="inf" the result is the nearest matrix with δ <= δ̄ in the ∞-norm,
+    up to rounding, and no T is needed. A row with NaN or infinity then gets NaN
+    on the diagonal.
+
     Args:
       delta_bar: δ̄, any finite number; the flow on [0, T] then has Lipschitz
         constant at most exp(δ̄T).
@@ -44,6 +51,7 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
       step: 0 for the flow; the step size h of explicit Euler to bound δ_h
         instead of δ (see `euler_log_norm`), after which exp(δ̄T) bounds the
         discretized block as well, because (1 + 2hδ̄)^(N/2) <= exp(δ̄T).
+      norm: that of δ, "2" or "inf", see `worst_case_log_norm`.
 
     Raises:
       TypeError: if an argument is not a real number.
@@ -57,11 +65,22 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
     """
 
     def __init__(
-        self, delta_bar: float, alpha: float, step: float = 0.0
+        self,
+        delta_bar: float,
+        alpha: float,
+        step: float = 0.0,
+        norm: str | float = "2",
     ) -> None:
         self.delta_bar = check_number(delta_bar, "delta_bar")
         self.alpha = check_alpha(alpha)
         self.step = check_not_negative(step, "step")
+        self.norm = check_norm(norm)
+        self._certificate = None
+        self._proposal = None
+        self._total_perturbation = None
+        if self.norm == "inf":
+            row_bounds(self.delta_bar, self.alpha, self.step)
+            return
         if (
             smallest_certificate(self.delta_bar, self.alpha, self.step)
             == math.inf
@@ -75,12 +94,11 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
             )
         if self.alpha < 1.0 or self.step > 0.0:
             certificate_range(self.delta_bar, self.alpha, self.step, tf.float64)
-        self._certificate = None
-        self._proposal = None
-        self._total_perturbation = None
 
     def attach(self, certificate, proposal, total_perturbation) -> None:
         """Hands over the weights that carry the state between the steps.
+
+        The ∞-norm needs `total_perturbation` only; the others may be None.
 
         Args:
           certificate: float64 variable of shape (d,), t of the last result.
@@ -95,6 +113,14 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
         matrix = tf.convert_to_tensor(w)
         square = matrix.shape.rank == 2 and matrix.shape[0] == matrix.shape[1]
         check_kernel("LogNormConstraint", "square", square, matrix)
+        if self.norm == "inf":
+            nearest = self._nearest(matrix)
+            if self._total_perturbation is not None:
+                moved = tf.cast(tf.norm(nearest - matrix), tf.float64)
+                self._total_perturbation.assign_add(
+                    tf.where(tf.math.is_finite(moved), moved, 0.0)
+                )
+            return nearest
         if self._certificate is None:
             certificate = self._cold_certificate(matrix)
         else:
@@ -113,6 +139,16 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
             self._total_perturbation.assign_add(clipped.distance)
         return clipped.matrix
 
+    def _nearest(self, matrix, margin=0.0):
+        """The nearest matrix in the ∞-norm, its row sums inside by a margin."""
+        bound, opposite = row_bounds(self.delta_bar, self.alpha, self.step)
+        return call_traced(
+            clip_rows,
+            matrix,
+            bound=bound - margin,
+            opposite=opposite - margin,
+        )
+
     def _cold_certificate(self, matrix):
         largest = _LARGEST_NORM
         if self.step > 0.0:
@@ -130,12 +166,15 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
         """
         del average_of
         matrix = tf.convert_to_tensor(average)
+        margin = AVERAGE_MARGIN * float(tf.norm(tf.cast(matrix, tf.float64)))
+        margin = margin if math.isfinite(margin) else 0.0
+        if self.norm == "inf":
+            average.assign(self._nearest(matrix, margin))
+            return
         if self._certificate is None:
             certificate = self._cold_certificate(matrix)
         else:
             certificate = tf.convert_to_tensor(self._certificate)
-        margin = AVERAGE_MARGIN * float(tf.norm(tf.cast(matrix, tf.float64)))
-        margin = margin if math.isfinite(margin) else 0.0
         clipped = clip_log_norm(
             matrix,
             certificate,
@@ -151,4 +190,5 @@ class LogNormConstraint(ReadOnlySettings, keras.constraints.Constraint):
             "delta_bar": self.delta_bar,
             "alpha": self.alpha,
             "step": self.step,
+            "norm": self.norm,
         }

@@ -14,6 +14,7 @@ from stable_node_tf import activations, solvers
 from stable_node_tf.certification.forward_rounding import Computed, after_euler
 from stable_node_tf.checks import check_matrix, check_number, check_positive
 from stable_node_tf.layers.certified_layer import CertifiedLayer, check_real
+from stable_node_tf.layers.solver_bounds import NORMS, LipschitzBound
 
 _KERAS_ARGUMENTS = {
     *inspect.signature(keras.layers.Layer.__init__).parameters,
@@ -27,11 +28,11 @@ class StabilityReport(NamedTuple):
 
     Attributes:
       delta_lower: attained value of δ, max μ2(DA) over alpha <= D_ii <= 1 for
-        a `StableODELayer`.
+        a `StableODELayer`, or of μ∞ in the ∞-norm.
       delta_upper: proven upper bound of it.
       delta_bar: the bound that the layer is constrained to, or None.
-      lipschitz_bound: proven Lipschitz constant, 2-norm, of `holds_for`.
-      holds_for: what `lipschitz_bound` is a bound of.
+      lipschitz_bound: proven Lipschitz constant of `holds_for`.
+      holds_for: what `lipschitz_bound` is a bound of, and in which norm.
     """
 
     delta_lower: float
@@ -167,7 +168,7 @@ class ODELayer(
             upper,
             self.delta_bar,
             bound.value,
-            f"{bound.holds_for}, 2-norm, real arithmetic",
+            f"{bound.holds_for}, {NORMS[bound.norm]}, real arithmetic",
         )
 
     def assert_constraints(self) -> None:
@@ -189,6 +190,10 @@ class ODELayer(
                 "`constraints.apply_constraints(layer.weights)`."
             )
 
+    def _euclidean_bound(self) -> LipschitzBound:
+        """`lipschitz_bound` in the 2-norm, the norm of certification."""
+        return self.lipschitz_bound()
+
     def _is_certified(self, delta_bar: float) -> bool:
         bound = delta_bar + getattr(self, "damping", 0.0)
         return self._constrained_upper(self._kernel_values()) <= bound
@@ -203,15 +208,17 @@ class ODELayer(
         if self.delta_bar is None:
             return
         if source.delta_bar is not None:
-            self._set_certificate(source.certificate)
-            if self._is_certified(self.delta_bar):
-                return
+            self._set_certificate(getattr(source, "certificate", None))
+        if source.delta_bar is not None and self._is_certified(self.delta_bar):
+            return
         kernels, certificate = self._nearest(source)
         for mine, kernel in zip(self._kernels, kernels, strict=True):
             mine.assign(kernel)
         self._set_certificate(certificate)
 
     def _set_certificate(self, certificate):
+        if certificate is None:  # in the ∞-norm
+            return
         self.certificate.assign(certificate)
         if hasattr(self, "certificate_proposal"):
             self.certificate_proposal.assign(certificate)
@@ -263,7 +270,7 @@ def drawn_together(draw: Callable[[], Sequence[Any]], count: int) -> list[Any]:
 
 
 def _solved_lipschitz(layer: ODELayer) -> float:
-    bound = layer.lipschitz_bound()
+    bound = layer._euclidean_bound()
     if bound.step is None:
         raise ValueError(
             "No Lipschitz constant is known for what the solver of layer "
@@ -298,7 +305,7 @@ def _after_solve(
             value = value.numpy()
         origin = origin + size * (value - damping * origin)
         norms.append(float(np.linalg.norm(origin)))
-    step = layer.lipschitz_bound().step
+    step = layer._euclidean_bound().step
     return after_euler(state, kernels, biases, damping, size, step, norms, unit)
 
 

@@ -164,6 +164,7 @@ class PiecewiseODELayer(CertifiedLayer, settings=("pieces", "terminal_time")):
             network_lipschitz(*(bound.value for bound in bounds)),
             self._each(bounds[0].holds_for),
             None if None in steps else max(steps),
+            bounds[0].norm,
         )
 
     def _each(self, holds_for: str) -> str:

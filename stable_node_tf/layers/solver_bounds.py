@@ -11,11 +11,15 @@ from numpy.typing import ArrayLike
 from stable_node_tf import solvers
 from stable_node_tf.solvers.runge_kutta import computes_tableau
 from stable_node_tf.stability import lipschitz
+from stable_node_tf.stability.inf_log_norm import inf_norm_bound
 from stable_node_tf.stability.log_norm import euler_log_norm
+
+# How reports name a norm.
+NORMS = {"2": "2-norm", "inf": "∞-norm"}
 
 
 class LipschitzBound(NamedTuple):
-    """A proven Lipschitz constant in the 2-norm, in real arithmetic.
+    """A proven Lipschitz constant in real arithmetic.
 
     Attributes:
       value: the constant.
@@ -23,11 +27,13 @@ class LipschitzBound(NamedTuple):
         flow (not its discretization)".
       step: that of a single step, or None if the bound does not hold for what
         the solver computes.
+      norm: that of distances, "2" or "inf".
     """
 
     value: float
     holds_for: str
     step: float | None
+    norm: str = "2"
 
 
 def solver_lipschitz(
@@ -68,6 +74,35 @@ def solver_lipschitz(
     return field_lipschitz(solver, terminal_time, delta, norm, euler)
 
 
+def inf_solver_lipschitz(
+    solver: Any,
+    matrix: ArrayLike,
+    alpha: float,
+    terminal_time: float,
+    delta: float,
+) -> LipschitzBound:
+    """As `solver_lipschitz`, in the ∞-norm; `delta` bounds δ of that norm.
+
+    >>> from stable_node_tf import Euler
+    >>> bound = inf_solver_lipschitz(Euler(2), [[-1.0]], 0.5, 1.0, delta=-0.5)
+    >>> round(bound.value, 6), bound.norm
+    (0.5625, 'inf')
+    """
+    midpoint = type(solver) is solvers.ImplicitMidpoint
+    if not midpoint and not _is_explicit(solver):
+        return _of_flow(delta, terminal_time)._replace(norm="inf")
+    matrix = np.asarray(matrix, np.float64)
+    size = terminal_time / solver.num_steps
+    euler_size = size / 2 if midpoint else size
+    log_norm, _ = euler_log_norm(matrix, alpha, euler_size, norm="inf")
+    step = lipschitz.inf_euler_step_lipschitz(log_norm, euler_size)
+    if midpoint:
+        step = lipschitz.inf_implicit_midpoint_step_lipschitz(delta, step, size)
+    else:
+        step = _explicit_step(solver, step, inf_norm_bound(matrix), size)
+    return _repeated(solver, step)._replace(norm="inf")
+
+
 def field_lipschitz(
     solver: Any,
     terminal_time: float,
@@ -94,26 +129,41 @@ def field_lipschitz(
     """
     midpoint = type(solver) is solvers.ImplicitMidpoint
     if not midpoint and not _is_explicit(solver):
-        flow = lipschitz.flow_lipschitz(delta, terminal_time)
-        return LipschitzBound(flow, "exact flow (not its discretization)", None)
-    steps = solver.num_steps
-    size = terminal_time / steps
-    name = f"{type(solver).__name__} with {counted(steps, 'step')}"
+        return _of_flow(delta, terminal_time)
+    size = terminal_time / solver.num_steps
     if midpoint:
         step = lipschitz.implicit_midpoint_step_lipschitz(delta, norm, size)
-        name += ", their equations solved exactly"
-        return LipschitzBound(
-            lipschitz.repeated_lipschitz(step, steps), name, step
-        )
+        return _repeated(solver, step)
     step = min(euler_step, lipschitz.euler_lipschitz(delta, norm, size, 1))
+    return _repeated(solver, _explicit_step(solver, step, norm, size))
+
+
+def _of_flow(delta: float, terminal_time: float) -> LipschitzBound:
+    flow = lipschitz.flow_lipschitz(delta, terminal_time)
+    return LipschitzBound(flow, "exact flow (not its discretization)", None)
+
+
+def _explicit_step(
+    solver: Any, euler_step: float, norm: float, size: float
+) -> float:
+    """A step of an explicit scheme, by one of Euler; in any induced norm."""
     tableau = solver.tableau
     if tableau == solvers.SSPRungeKutta3.tableau:
-        step = lipschitz.ssprk3_step_lipschitz(step)
-    elif tableau != solvers.Euler.tableau:
-        step = lipschitz.runge_kutta_step_lipschitz(
-            step, norm, size, tableau.coefficients, tableau.weights
-        )
-    return LipschitzBound(lipschitz.repeated_lipschitz(step, steps), name, step)
+        return lipschitz.ssprk3_step_lipschitz(euler_step)
+    if tableau == solvers.Euler.tableau:
+        return euler_step
+    return lipschitz.runge_kutta_step_lipschitz(
+        euler_step, norm, size, tableau.coefficients, tableau.weights
+    )
+
+
+def _repeated(solver: Any, step: float) -> LipschitzBound:
+    """The bound of all steps of a solver."""
+    name = f"{type(solver).__name__} with {counted(solver.num_steps, 'step')}"
+    if type(solver) is solvers.ImplicitMidpoint:
+        name += ", their equations solved exactly"
+    value = lipschitz.repeated_lipschitz(step, solver.num_steps)
+    return LipschitzBound(value, name, step)
 
 
 def remembered(function: Callable[..., float]) -> Callable[..., float]:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from stable_node_tf import solvers
 from stable_node_tf.certification.rules import register_rule
+from stable_node_tf.checks import check_norm
 from stable_node_tf.constraints.log_norm import LogNormConstraint
 from stable_node_tf.layers.ode_layer import (
     BY_SOLVER,
@@ -17,10 +18,12 @@ from stable_node_tf.layers.ode_layer import (
 )
 from stable_node_tf.layers.solver_bounds import (
     LipschitzBound,
+    inf_solver_lipschitz,
     remembered,
     solver_lipschitz,
 )
 from stable_node_tf.stability.clipping.log_norm import clip_log_norm
+from stable_node_tf.stability.inf_log_norm import inf_euler_log_norm
 from stable_node_tf.stability.log_norm import (
     certified_log_norm,
     euler_log_norm,
@@ -43,7 +46,8 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
     u' = σ(u Aᵀ + b). The flow has Lipschitz constant at most exp(δT), 2-norm,
     with δ = max μ2(DA) over diagonal D with slopes of σ on the diagonal
     (arXiv 2501.10740). With a `delta_bar` the kernel starts with δ <= δ̄ and a
-    `LogNormConstraint` keeps it there in training.
+    `LogNormConstraint` keeps it there in training. With norm="inf" all this
+    holds for the ∞-norm, that of FGSM, with μ∞ for μ2.
 
     Under mixed precision the variables, the solve and the constraint stay in
     float32; only the output has the compute dtype.
@@ -59,6 +63,8 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
       bias_initializer: draws b.
       discrete: whether δ̄ bounds δ_h >= δ, with h the step of explicit Euler,
         see `euler_log_norm`. exp(δ̄T) then bounds the block as it runs too.
+      norm: that of δ and of the reports, "2" or "inf". Certified ℓ2 radii of a
+        model rest on bounds in the 2-norm all the same.
       **kwargs: those of `keras.layers.Layer`, `name` and `dtype` for example.
 
     All are read-only afterwards; `CertifiedLayer` says how to change one.
@@ -79,6 +85,7 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
         discrete: bool = False,
+        norm: str | float = "2",
         **kwargs,
     ) -> None:
         super().__init__(
@@ -91,6 +98,7 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
             **kwargs,
         )
         self.discrete = bool(discrete)
+        self.norm = check_norm(norm)
         # A subclass may take other steps.
         if self.discrete and type(self.solver) is not solvers.Euler:
             raise ValueError(
@@ -116,7 +124,10 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
         constraint, initializer = None, self.kernel_initializer
         if self.delta_bar is not None:
             constraint = LogNormConstraint(
-                self.delta_bar, self.alpha, self._constrained_step()
+                self.delta_bar,
+                self.alpha,
+                self._constrained_step(),
+                self.norm,
             )
             initializer, start = drawn_together(
                 lambda: self._start(size, constraint), 2
@@ -136,21 +147,22 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
         )
         if constraint is not None:
             # Attributes, all: TensorFlow's checkpoints see nothing else.
-            self.certificate, self.certificate_proposal = (
-                self._add_state(name, (size,), start)
-                for name in ("certificate", "certificate_proposal")
-            )
+            if self.norm == "2":
+                self.certificate, self.certificate_proposal = (
+                    self._add_state(name, (size,), start)
+                    for name in ("certificate", "certificate_proposal")
+                )
             self.total_perturbation = self._add_state("total_perturbation")
             constraint.attach(
-                self.certificate,
-                self.certificate_proposal,
+                getattr(self, "certificate", None),
+                getattr(self, "certificate_proposal", None),
                 self.total_perturbation,
             )
 
     def _start(self, size, constraint):
         """What the initializer draws, moved inside the bound, and its T."""
         delta_bar = constraint.delta_bar
-        if size >= _LARGE:
+        if size >= _LARGE and self.norm == "2":
             logging.getLogger(__name__).warning(
                 "Moving the initial kernel inside delta_bar=%g: at %d x %d "
                 "entries this takes a while.",
@@ -160,6 +172,8 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
             drawn = keras.ops.convert_to_numpy(
                 self.kernel_initializer((size, size), dtype="float32")
             )
+            if self.norm == "inf":
+                return constraint(tf.constant(drawn, self.variable_dtype)), None
             near, found = nearby_stable(drawn, delta_bar, self.alpha)
             start = _clipped(near, found, self.variable_dtype, constraint)
             return start.matrix, start.certificate.numpy()
@@ -176,6 +190,14 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
         For a step of Euler, the nearest matrix of the flow is clipped.
         """
         constraint = self.kernel.constraint
+        if self.norm == "inf":
+            kernel = tf.cast(source.kernel, self.kernel.dtype)
+            inside = self._certified_upper(
+                source._kernel_value(), constraint.step
+            )
+            if inside > self.delta_bar:
+                kernel = constraint(kernel)
+            return [kernel], None
         nearest = nearest_stable(
             source._kernel_value(), constraint.delta_bar, self.alpha
         )
@@ -192,16 +214,21 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
           **kwargs: passed to `worst_case_log_norm`, `exact=True` for example.
         """
         kernel = self._kernel_value()
-        lower, upper, *_ = worst_case_log_norm(kernel, self.alpha, **kwargs)
+        lower, upper, *_ = worst_case_log_norm(
+            kernel, self.alpha, norm=self.norm, **kwargs
+        )
         if self.delta_bar is not None:
             upper = min(upper, self._certified_upper(kernel))
         return lower, upper
 
-    def lipschitz_bound(self, delta: float | None = None) -> LipschitzBound:
+    def lipschitz_bound(
+        self, delta: float | None = None, norm: str | float | None = None
+    ) -> LipschitzBound:
         """Bounds the Lipschitz constant of the layer in real arithmetic.
 
         Args:
-          delta: an upper bound of δ(A), if one is known already.
+          delta: an upper bound of δ(A) in that norm, if one is known already.
+          norm: "2" or "inf"; by default that of the layer.
 
         Raises:
           ValueError: if the layer has no weights yet, A is not finite, or a
@@ -209,12 +236,20 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
         """
         self._check_computes(self.activation, self.solver)
         kernel, step = self._kernel_value(), self._constrained_step()
-        if delta is None and self.delta_bar is not None:
+        norm = self.norm if norm is None else check_norm(norm)
+        if norm == "inf":
+            if delta is None:
+                delta = worst_case_log_norm(kernel, self.alpha, norm=norm).upper
+            return inf_solver_lipschitz(
+                self.solver, kernel, self.alpha, self.terminal_time, delta
+            )
+        constrained = self.delta_bar is not None and self.norm == "2"
+        if delta is None and constrained:
             delta = self._certified_upper(kernel)
         if delta is None:
             delta = _log_norm([kernel], self.alpha)
         step_log_norm = None
-        if self.delta_bar is not None and step > 0.0:
+        if constrained and step > 0.0:
             known = self._certified_upper(kernel, step)
             if known <= self.delta_bar:  # else there may be a better one
                 step_log_norm = known
@@ -227,11 +262,16 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
             step_log_norm,
         )
 
+    def _euclidean_bound(self):
+        return self.lipschitz_bound(norm="2")
+
     def _constrained_upper(self, kernels):
         return self._certified_upper(kernels[0], self._constrained_step())
 
     def _constrained_bounds(self, kernels):
         step = self._constrained_step()
+        if self.norm == "inf":
+            return inf_euler_log_norm(kernels[0], self.alpha, step)
         if step > 0.0:
             return -np.inf, euler_log_norm(kernels[0], self.alpha, step)[0]
         return worst_case_log_norm(kernels[0], self.alpha)[:2]
@@ -247,12 +287,19 @@ class StableODELayer(ODELayer, settings=("kernel", "bias")):
         return self.terminal_time / self.solver.num_steps
 
     def _certified_upper(self, kernel, step=0.0):
+        """A proven bound of δ, or of δ_h, for next to no work."""
+        if self.norm == "inf":
+            return inf_euler_log_norm(kernel, self.alpha, step)[1]
         certificate = keras.ops.convert_to_numpy(self.certificate)
         return certified_log_norm(kernel, self.alpha, certificate, step)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialized."""
-        return {**super().get_config(), "discrete": self.discrete}
+        return {
+            **super().get_config(),
+            "discrete": self.discrete,
+            "norm": self.norm,
+        }
 
 
 @remembered

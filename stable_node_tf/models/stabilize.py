@@ -9,6 +9,7 @@ import numpy as np
 from stable_node_tf.checks import check_number
 from stable_node_tf.constraints.spectral_norm import SpectralNormConstraint
 from stable_node_tf.layers.ode_layer import ODELayer
+from stable_node_tf.layers.solver_bounds import NORMS
 from stable_node_tf.model_graph.graph import title
 from stable_node_tf.models.rebuilding import rebuilt_model
 from stable_node_tf.stability.lipschitz import spectral_norm_bound
@@ -23,9 +24,9 @@ class ChangedLayer(NamedTuple):
       relative_distance: the same divided by the norm of the kernels before.
       delta_before: lower and upper bound of δ; None for a dense layer.
       delta_after: likewise.
-      lipschitz_before: proven Lipschitz constant, 2-norm.
+      lipschitz_before: proven Lipschitz constant.
       lipschitz_after: likewise.
-      holds_for: what these are bounds of.
+      holds_for: what these are bounds of, and in which norm.
     """
 
     name: str
@@ -92,8 +93,9 @@ def stabilize(
     the nearest certified matrix, see `nearest_stable` (arXiv 2501.10740 for the
     problem); with `discrete` that matrix is moved on until the step of Euler is
     certified too, and is not the nearest. The kernels of a `DeepODELayer` are
-    scaled. A `PiecewiseODELayer` is changed piece by piece. What satisfies its
-    bound already, and all other weights, stay as they are, bit for bit.
+    scaled. A `PiecewiseODELayer` is changed piece by piece. δ is that of the
+    `norm` of each layer. What satisfies its bound already, and all other
+    weights, stay as they are, bit for bit.
 
     With delta_bar=None the new model is free and has the weights of the given
     one: so weights come from a constrained model to a free one.
@@ -180,7 +182,7 @@ def _changed_ode(old: Any, new: Any) -> ChangedLayer:
         new.delta_bounds(),
         before.value,
         after.value,
-        after.holds_for,
+        f"{after.holds_for}, {NORMS[after.norm]}",
     )
 
 
@@ -196,7 +198,7 @@ def _changed_dense(old: Any, new: Any) -> ChangedLayer:
         None,
         spectral_norm_bound(before),
         spectral_norm_bound(after),
-        "affine map",
+        "affine map, 2-norm",
     )
 
 

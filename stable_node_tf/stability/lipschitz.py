@@ -1,9 +1,12 @@
 """Lipschitz bounds, each named for what it holds for: flow, Euler, network.
 
-All bounds are for the Euclidean norm and for real arithmetic: rounding in the
-evaluation of the network (float32, say) is not part of them; rounding in the
-evaluation of the bounds is. They are derived in docs/theory.md, "From the flow
-to the network". One that exceeds the largest float is infinite.
+All bounds are for real arithmetic: rounding in the evaluation of the network
+(float32, say) is not part of them; rounding in the evaluation of the bounds is.
+Those whose names begin with `inf_` are for the ∞-norm, others for the Euclidean
+norm; `flow_lipschitz`, `ssprk3_step_lipschitz`, `runge_kutta_step_lipschitz`
+and products hold in either, given numbers of that norm. They are derived in
+docs/theory.md, "From the flow to the network" and "The ∞-norm". One that
+exceeds the largest float is infinite.
 
 Arguments: `delta` is an upper bound of the worst-case logarithmic norm δ of A
 with slopes in [α, 1], `spectral_norm` one of |A|₂, `step` the step size h > 0,
@@ -201,6 +204,36 @@ def implicit_midpoint_step_lipschitz(
     rounding = relative_rounding(8) * (1 - growth + square)
     numerator = max(0.0, 1 + growth + square) + rounding
     return _padded(math.sqrt(numerator / (1 - growth + square)), 8)
+
+
+def inf_euler_step_lipschitz(log_norm: float, step: float) -> float:
+    """1 + hδ_h: one step of explicit Euler in the ∞-norm.
+
+    `log_norm` is δ_h in that norm, see `euler_log_norm`.
+
+    >>> round(inf_euler_step_lipschitz(-1.0, 0.25), 9)
+    0.75
+    """
+    growth = check_positive(step, "step") * check_number(log_norm, "log_norm")
+    rounding = relative_rounding(8) * (1.0 + abs(growth))
+    return _padded(max(0.0, 1.0 + growth) + rounding, 4)
+
+
+def inf_implicit_midpoint_step_lipschitz(
+    delta: float, euler_step: float, step: float
+) -> float:
+    """One step of the implicit midpoint rule in the ∞-norm, solved exactly.
+
+    It is a step of implicit Euler of size h/2, which has at most 1/(1 - hδ/2),
+    after one of explicit Euler of that size, whose constant is `euler_step`:
+    both with the same D. Nothing is promised where hδ/2 >= 1.
+
+    >>> round(inf_implicit_midpoint_step_lipschitz(-1.0, 0.5, 1.0), 9)
+    0.333333333
+    """
+    growth = check_positive(step, "step") * check_number(delta, "delta") / 2
+    left = 1.0 - growth - relative_rounding(8) * (1.0 + abs(growth))
+    return _padded(euler_step / left, 8) if left > 0.0 else math.inf
 
 
 def repeated_lipschitz(step_bound: float, num_steps: int) -> float:

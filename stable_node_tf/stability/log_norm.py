@@ -10,6 +10,7 @@ from stable_node_tf.checks import (
     check_certificate,
     check_count,
     check_matrix,
+    check_norm,
     check_not_negative,
     check_positive,
 )
@@ -18,6 +19,11 @@ from stable_node_tf.stability.certificate import (
     best_certificate,
     certificate_matrix,
     proven_bound,
+)
+from stable_node_tf.stability.inf_log_norm import (
+    attained_inf_log_norm,
+    inf_euler_log_norm,
+    inf_log_norm,
 )
 from stable_node_tf.stability.rounding import relative_rounding
 from stable_node_tf.stability.witness_search import maximize_witness
@@ -30,6 +36,8 @@ _TOP = 990
 
 class Witness(NamedTuple):
     """Proof that δ is not smaller: xᵀ D A x is attained.
+
+    In the ∞-norm it is x_i (DAx)_i, with i one of those where |x_i| is largest.
 
     Attributes:
       diagonal: the diagonal of D, entries alpha or 1, float64, shape (d,).
@@ -49,7 +57,8 @@ class WorstCaseLogNorm(NamedTuple):
       witness: the proof of `lower`, see `attained_log_norm`.
       certificate: t > 0, float64, shape (d,), a proof of δ(A) <= `upper` or,
         after branch and bound tightened `upper`, of a slightly larger bound;
-        see `certified_log_norm`.
+        see `certified_log_norm`. Ones for the ∞-norm, where δ is a closed form
+        that needs no such proof.
     """
 
     lower: float
@@ -59,7 +68,10 @@ class WorstCaseLogNorm(NamedTuple):
 
 
 def attained_log_norm(
-    matrix: ArrayLike, alpha: float, witness: Witness
+    matrix: ArrayLike,
+    alpha: float,
+    witness: Witness,
+    norm: str | float = "2",
 ) -> float:
     """The value of δ(A) that a witness proves to be attained.
 
@@ -70,9 +82,11 @@ def attained_log_norm(
       matrix: A, of shape (d, d).
       alpha: smallest slope, in (0, 1].
       witness: D and x; x need not have norm 1.
+      norm: as for `worst_case_log_norm`.
 
     Raises:
-      ValueError: if the shapes differ, D leaves [alpha, 1] or x is zero.
+      ValueError: if the shapes differ, D leaves [alpha, 1] or x is zero, or the
+        norm is another one.
 
     >>> w = Witness(np.ones(2), np.array([1.0, 1.0]))
     >>> round(attained_log_norm([[0.0, 2.0], [0.0, 0.0]], 0.5, w), 9)
@@ -97,6 +111,8 @@ def attained_log_norm(
             "`witness.vector` must be finite and not zero. "
             f"Received: vector={vector}"
         )
+    if check_norm(norm) == "inf":
+        return attained_inf_log_norm(matrix, diagonal, vector)
     # Nothing but the small entries of a matrix with very large ones is rounded.
     matrix, exponent = _normalized(matrix, _TOP)
     vector, _ = _normalized(vector)
@@ -155,6 +171,7 @@ def worst_case_log_norm(
     matrix: ArrayLike,
     alpha: float,
     *,
+    norm: str | float = "2",
     exact: bool = False,
     tolerance: float = 1e-7,
     time_limit: float = 60.0,
@@ -170,9 +187,15 @@ def worst_case_log_norm(
     relaxation; both are proven, floating-point errors included. Everything is
     computed in float64.
 
+    With norm="inf", μ∞ takes the place of μ2, and distances are largest
+    differences of entries. δ is then max_i max(g_i, alpha g_i) with g_i = a_ii
+    + Σ_(j≠i) |a_ij| (Davydov, Proskurnikov, Bullo, arXiv 2110.08298): the ends
+    meet up to one rounding, and the arguments of searches change nothing.
+
     Args:
       matrix: A, of shape (d, d).
       alpha: smallest slope of the activation, in (0, 1].
+      norm: "2" or "inf"; NumPy's 2 and numpy.inf will do.
       exact: also runs branch and bound until the ends meet to 1e-9 relative to
         the norm of A (seconds for d <= 16), or `time_limit` is over.
       tolerance: how far `upper` may be from the minimum of the relaxation,
@@ -191,13 +214,19 @@ def worst_case_log_norm(
     >>> bracket = worst_case_log_norm([[0.0, 2.0], [0.0, 0.0]], alpha=0.5)
     >>> bool(bracket.lower <= 1.0 <= bracket.upper)
     True
+    >>> worst_case_log_norm([[0.0, 2.0], [0.0, 0.0]], 0.5, norm="inf").upper
+    2.0
     """
+    norm = check_norm(norm)
     matrix = check_matrix(matrix)
     alpha = check_alpha(alpha)
     tolerance = check_positive(tolerance, "tolerance")
     starts = check_count(starts, "starts", 0)
     seed = check_count(seed, "seed", 0)
     size = len(matrix)
+    if norm == "inf":
+        lower, upper, *proof = inf_log_norm(matrix, alpha)
+        return WorstCaseLogNorm(lower, upper, Witness(*proof), np.ones(size))
     if not matrix.any():
         witness = Witness(np.ones(size), np.eye(size)[0])
         return WorstCaseLogNorm(0.0, 0.0, witness, np.full(size, 1e-300))
@@ -220,12 +249,12 @@ def worst_case_log_norm(
     vector = maximize_witness(A, guesses, alpha, rounds, seed).numpy()
     diagonal = np.where(vector * (A @ vector) > 0, 1.0, alpha)
     if exact and alpha < 1.0:
-        norm = spectral_norm(A)
+        largest = spectral_norm(A)
         closed, vector, diagonal = close_gap(
-            A / norm, alpha, vector, t / norm, 1e-9, time_limit
+            A / largest, alpha, vector, t / largest, 1e-9, time_limit
         )
-        # The rounding of A / norm.
-        closed = closed * norm + norm * relative_rounding(8 * size)
+        # The rounding of A / |A|₂.
+        closed = closed * largest + largest * relative_rounding(8 * size)
         closed = np.nextafter(_ldexp(closed, exponent), np.inf)
         upper = min(upper, float(closed))
     witness = Witness(diagonal, vector)
@@ -234,7 +263,11 @@ def worst_case_log_norm(
 
 
 def euler_log_norm(
-    matrix: ArrayLike, alpha: float, step: float, tolerance: float = 1e-7
+    matrix: ArrayLike,
+    alpha: float,
+    step: float,
+    tolerance: float = 1e-7,
+    norm: str | float = "2",
 ) -> tuple[float, np.ndarray]:
     """Bounds δ_h(A), the logarithmic norm of a step of explicit Euler.
 
@@ -246,20 +279,26 @@ def euler_log_norm(
     optimum of a semidefinite program, that of Fazlyab et al. (LipSDP, arXiv
     1906.04893) for this step, in a form in which δ appears for h = 0.
 
+    With norm="inf" it is δ_h(A) = max_D (|I + hDA|∞ - 1) / h, the larger one of
+    δ(A) and max_i (Σ_(j≠i) |a_ij| - a_ii) - 2/h, and one step has the constant
+    1 + hδ_h.
+
     Args:
       matrix: A, of shape (d, d).
       alpha: smallest slope, in (0, 1].
       step: h >= 0.
       tolerance: how far the bound may be from that optimum, relative to
         |A|₂ max(1, h|A|₂); positive.
+      norm: as for `worst_case_log_norm`.
 
     Returns:
-      The proven bound and its certificate, see `certified_log_norm`.
+      The proven bound and its certificate, see `certified_log_norm`; ones for
+      the ∞-norm.
 
     Raises:
       ValueError: if the matrix is not square and finite, alpha is not in
-        (0, 1], h is negative, h|A|₂ is above 1e100, or the tolerance is not
-        positive.
+        (0, 1], h is negative, h|A|₂ is above 1e100, the tolerance is not
+        positive, or the norm is another one.
 
     >>> bound, _ = euler_log_norm([[-2.0]], alpha=0.5, step=1.0)
     >>> 0.0 <= bound < 1e-6
@@ -269,19 +308,21 @@ def euler_log_norm(
     alpha = check_alpha(alpha)
     step = check_not_negative(step, "step")
     tolerance = check_positive(tolerance, "tolerance")
+    if check_norm(norm) == "inf":
+        return inf_euler_log_norm(matrix, alpha, step)[1], np.ones(len(matrix))
     A, exponent = _normalized(matrix)
-    norm = spectral_norm(A)
+    largest = spectral_norm(A)
     h = float(_ldexp(step, exponent))
     # The powers of two of its factors may be far apart.
-    reach = h * norm
+    reach = h * largest
     if reach > _LARGEST_STEP:
         raise ValueError(
             "`step` times the 2-norm of `matrix` must be at most "
             f"{_LARGEST_STEP:g}. Received: step={step} and a matrix of norm "
             f"{spectral_norm(matrix):g}"
         )
-    t = np.full(len(A), norm or 1e-300)
-    if norm > 0.0 and alpha < 1.0:
+    t = np.full(len(A), largest or 1e-300)
+    if largest > 0.0 and alpha < 1.0:
         # The best multiple of the identity. Where h|A| is near 2 the optimum
         # is far above |A|, and Newton's method slow; where h|A| is large it is
         # near 1/h.

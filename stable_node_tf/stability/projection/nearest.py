@@ -10,6 +10,7 @@ from stable_node_tf.checks import (
     check_certificate,
     check_count,
     check_matrix,
+    check_norm,
     check_number,
     check_positive,
 )
@@ -29,6 +30,7 @@ from stable_node_tf.stability.projection.distance_bound import (
     distance_lower_bound,
     improve_cuts,
 )
+from stable_node_tf.stability.projection.nearest_inf import nearest_rows
 from stable_node_tf.stability.rounding import UNIT_ROUNDOFF
 
 # From here on T plays no part to seven digits, and its formulas lose them.
@@ -49,7 +51,8 @@ class NearestStable(NamedTuple):
         exception: a matrix that `exact=True` moved nearer to A than any
         certified one. Its bound is proven by enumeration instead, which
         `worst_case_log_norm(matrix, alpha, exact=True)` rechecks, and t is its
-        best certificate, for a bound slightly above delta_bar.
+        best certificate, for a bound slightly above delta_bar. Ones for the
+        ∞-norm.
       distance_lower_bound: proven; no matrix with δ <= delta_bar is nearer to
         A than this.
     """
@@ -66,6 +69,7 @@ def nearest_stable(
     delta_bar: float,
     alpha: float,
     *,
+    norm: str | float = "2",
     exact: bool = False,
     certificate: ArrayLike | None = None,
     tolerance: float = 1e-4,
@@ -81,10 +85,14 @@ def nearest_stable(
     δ <= delta_bar, the Δ of De Marinis et al., arXiv 2501.10740;
     `distance_lower_bound` tells how much at most, `exact=True` finds that one.
 
+    With norm="inf" the result is the nearest matrix itself, up to rounding, for
+    one pass over the rows: no other argument of the search has an effect.
+
     Args:
       matrix: A, of shape (d, d).
       delta_bar: the bound δ̄, any finite number.
       alpha: smallest slope of the activation, in [1e-10, 1].
+      norm: that of δ, see `worst_case_log_norm`.
       exact: projects onto {δ <= delta_bar} itself, by cutting planes: to 1e-6
         in ‖Δ‖ and δ for d <= 16 within a minute. Stopped early by `time_limit`,
         the certified result is returned, and `distance_lower_bound` is what
@@ -101,7 +109,8 @@ def nearest_stable(
 
     Raises:
       ValueError: if the matrix is not square and finite, delta_bar is not
-        finite, alpha is not in [1e-10, 1], or another argument is out of its
+        finite, alpha is not in [1e-10, 1] (in the ∞-norm, (0, 1]), delta_bar /
+        alpha is beyond the range of float64, or another argument is out of its
         range.
       TypeError: if an argument is not numeric.
 
@@ -109,6 +118,12 @@ def nearest_stable(
     >>> bool(abs(result.distance - 0.5) < 1e-4)
     True
     """
+    if check_norm(norm) == "inf":
+        matrix, alpha = check_matrix(matrix), check_alpha(alpha)
+        delta_bar = check_number(delta_bar, "delta_bar")
+        B, distance, lower = nearest_rows(matrix, delta_bar, alpha)
+        ones = np.ones(len(matrix))
+        return NearestStable(B, B - matrix, distance, ones, lower)
     matrix, problem, scale, B, t, X = _project(
         matrix, delta_bar, alpha, tolerance, certificate, max_iterations, 1e-9
     )
