@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from stable_node_tf import LogNormConstraint, SpectralNormConstraint
 from stable_node_tf.constraints.product_log_norm import ProductLogNormConstraint
+from stable_node_tf.stability.inf_log_norm import inf_euler_log_norm
 
 MODES = ["graph", "xla", "functions_eager"]
 DTYPES = ["float32", "float64"]
@@ -28,6 +29,15 @@ LOG_NORMS = [  # delta_bar, alpha, step
     (0.0, 0.1, 0.25),
     (0.1, 0.9, 1.0),
     (-0.5, 1.0, 0.5),
+]
+INF_LOG_NORMS = [
+    (0.0, 0.1, 0.0),
+    (0.1, 1.0, 0.0),
+    (-1.0, 0.5, 0.0),
+    (1e-3, 1e-5, 0.0),
+    (0.0, 0.1, 0.25),
+    (0.7, 0.9, 1.0),
+    (-0.5, 0.5, 0.5),
 ]
 
 
@@ -135,6 +145,66 @@ def test_log_norm_without_state(call, dtype, delta_bar, alpha, step):
         assert reached <= delta_bar + error, name
 
 
+@pytest.mark.parametrize("call, dtype", MODES_AND_DTYPES, indirect=["call"])
+@pytest.mark.parametrize("delta_bar, alpha, step", INF_LOG_NORMS)
+def test_inf_log_norm(call, dtype, delta_bar, alpha, step):
+    constraint = LogNormConstraint(delta_bar, alpha, step, norm="inf")
+    total = tf.Variable(np.float64(0.0))
+    constraint.attach(None, None, total)
+    apply = call(constraint)
+    for name, kernel in kernels(dtype).items():
+        result = apply(tf.constant(kernel)).numpy()
+        assert result.dtype == dtype and np.isfinite(result).all(), name
+        wide = result.astype(np.float64)
+        _, reached = inf_euler_log_norm(wide, alpha, step)
+        assert reached <= delta_bar, name  # no allowance: all is exact here
+        again = apply(tf.constant(result)).numpy()
+        np.testing.assert_array_equal(again, result, err_msg=name)
+    assert np.isfinite(total.numpy())
+
+
+@pytest.mark.parametrize("delta_bar, alpha, step", INF_LOG_NORMS)
+def test_inf_log_norm_is_the_projection(delta_bar, alpha, step):
+    cvxpy = pytest.importorskip("cvxpy")
+    matrix = kernels("float64", (5, 5))["ordinary"]
+    apply = LogNormConstraint(delta_bar, alpha, step, norm="inf")
+    found = apply(tf.constant(matrix)).numpy()
+    B = cvxpy.Variable(matrix.shape)
+    off = cvxpy.sum(cvxpy.multiply(1.0 - np.eye(5), cvxpy.abs(B)), axis=1)
+    bounds = []
+    for slope in (alpha, 1.0):
+        if step == 0.0:
+            bounds.append(slope * (cvxpy.diag(B) + off) <= delta_bar)
+        else:
+            scaled = cvxpy.abs(1.0 + step * slope * cvxpy.diag(B))
+            bounds.append(scaled + step * slope * off <= 1 + step * delta_bar)
+    problem = cvxpy.Problem(
+        cvxpy.Minimize(cvxpy.sum_squares(B - matrix)), bounds
+    )
+    problem.solve("CLARABEL", tol_gap_abs=1e-13, tol_gap_rel=1e-13)
+    np.testing.assert_allclose(found, B.value, atol=2e-6)
+    narrow = apply(tf.constant(matrix, tf.float32)).numpy()
+    np.testing.assert_allclose(narrow, found, atol=1e-5)
+
+
+def test_inf_log_norm_moves_no_two_matrices_apart():
+    generator = np.random.default_rng(0)
+    for step in (0.0, 0.25):
+        constraint = LogNormConstraint(0.1, 0.3, step, norm="inf")
+        for scale in (0.1, 1.0, 100.0):
+            pair = scale * generator.standard_normal((2, 30, 30))
+            moved = [constraint(tf.constant(A)).numpy() for A in pair]
+            before = np.linalg.norm(pair[0] - pair[1])
+            assert np.linalg.norm(moved[0] - moved[1]) <= before * (1 + 1e-12)
+
+
+def test_dtypes_without_room_are_named():
+    constraint = LogNormConstraint(-1e39, 1.0, norm="inf")
+    with pytest.raises(ValueError, match="float32 must have room"):
+        constraint(tf.eye(2))
+    assert constraint(tf.eye(2, dtype=tf.float64))[0, 0] <= -1e39
+
+
 @pytest.mark.parametrize("call", MODES, indirect=True)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape, max_norm", [((40, 3), 1e-20), ((2, 5), 1e30)])
@@ -202,6 +272,8 @@ def test_what_is_not_finite_is_not_hidden_and_leaves_the_state(
     constraints = [
         LogNormConstraint(0.0, 0.5),
         LogNormConstraint(0.0, 1.0),
+        LogNormConstraint(0.0, 0.5, norm="inf"),
+        LogNormConstraint(0.0, 0.5, 0.1, norm="inf"),
         SpectralNormConstraint(1.0),
         ProductLogNormConstraint(1.0, 0.5),
     ]
