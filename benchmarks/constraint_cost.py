@@ -23,6 +23,7 @@ from absl import app, flags
 from stable_node_tf import RungeKutta4, StableODELayer
 
 _BATCH = 128
+_NORM = flags.DEFINE_enum("norm", "2", ["2", "inf"], "Norm of δ.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _PAIRS = flags.DEFINE_integer("pairs", 200, "Pairs of steps.", 10)
 _SIZES = flags.DEFINE_list("sizes", ["64", "256"], "Dimensions d.")
@@ -31,7 +32,9 @@ _SIZES = flags.DEFINE_list("sizes", ["64", "256"], "Dimensions d.")
 def step_of(size, delta_bar, jit_compile, batches):
     """A function that runs one training step."""
     keras.utils.set_random_seed(0)
-    layer = StableODELayer(delta_bar=delta_bar, solver=RungeKutta4(20))
+    layer = StableODELayer(
+        delta_bar=delta_bar, solver=RungeKutta4(20), norm=_NORM.value
+    )
     model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(size)])
     model.add(layer)
     model.add(keras.layers.Dense(10))
@@ -88,6 +91,7 @@ def main(argv):
             "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
             "tensorflow": tf.__version__,
             "keras": keras.__version__,
+            "norm": _NORM.value,
             "rows": rows,
         }
         Path(_OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n")

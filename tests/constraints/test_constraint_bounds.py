@@ -158,8 +158,9 @@ def test_inf_log_norm(call, dtype, delta_bar, alpha, step):
         wide = result.astype(np.float64)
         _, reached = inf_euler_log_norm(wide, alpha, step)
         assert reached <= delta_bar, name  # no allowance: all is exact here
-        again = apply(tf.constant(result)).numpy()
-        np.testing.assert_array_equal(again, result, err_msg=name)
+        if np.abs(result).max() <= np.finfo(dtype).max / (8 * SIZE):
+            again = apply(tf.constant(result)).numpy()
+            np.testing.assert_array_equal(again, result, err_msg=name)
     assert np.isfinite(total.numpy())
 
 
