@@ -1,11 +1,9 @@
 """The nearest matrix with δ∞ <= δ̄, and a proof of how near it is."""
 
 import numpy as np
-import tensorflow as tf
 
-from stable_node_tf.stability.clipping.inf_norm import clip_rows
 from stable_node_tf.stability.inf_log_norm import inf_log_norm, row_bounds
-from stable_node_tf.stability.rounding import relative_rounding
+from stable_node_tf.stability.rounding import UNIT_ROUNDOFF, relative_rounding
 
 
 def nearest_rows(
@@ -20,7 +18,7 @@ def nearest_rows(
     bound, _ = row_bounds(delta_bar, alpha)
     if inf_log_norm(matrix, alpha)[1] <= delta_bar:
         return matrix, 0.0, 0.0
-    nearest = clip_rows(tf.constant(matrix), bound).numpy()
+    nearest = _projected(matrix, bound)
     scale = max(np.abs(nearest).max(), np.abs(matrix).max())
     A, moved = matrix / scale, (matrix - nearest) / scale
     distance = float(np.linalg.norm(moved) * scale)
@@ -36,3 +34,27 @@ def nearest_rows(
     lower = float(np.linalg.norm(lengths)) * scale
     lower *= 1.0 - relative_rounding(4 * len(A) + 16)
     return nearest, distance, min(lower, distance)
+
+
+def _projected(matrix: np.ndarray, bound: float) -> np.ndarray:
+    """Lowers the lengths of each row by one λ, until a_ii + Σ |a_ij| <= c."""
+    size = len(matrix)
+    diagonal, lengths = np.diagonal(matrix), np.abs(matrix)
+    np.fill_diagonal(lengths, 0.0)
+    rounding = (size + 8) * UNIT_ROUNDOFF
+    sums = lengths.sum(1)
+    inside = diagonal + sums + rounding * (sums + np.abs(diagonal)) <= bound
+    # λ = max_k (a_ii + s_1 + ... + s_k - c) / (k + 1) for sorted lengths s.
+    sums = np.cumsum(np.sort(lengths, 1)[:, :0:-1], 1)
+    sums = np.concatenate([np.zeros((size, 1)), sums], 1)
+    sums += (diagonal - bound)[:, None]
+    shift = np.max(sums / np.arange(1, size + 1), 1)
+    shift = np.where(inside, 0.0, np.maximum(shift, 0.0))
+    rest = np.maximum(lengths - shift[:, None], 0.0)
+    # The rounding of what is stored.
+    sums = rest.sum(1)
+    limit = bound - sums - 4 * rounding * (sums + abs(bound))
+    moved = np.minimum(diagonal - shift, limit - np.finfo(np.float64).tiny)
+    rest = np.copysign(rest, matrix)
+    np.fill_diagonal(rest, np.where(inside, diagonal, moved))
+    return rest
