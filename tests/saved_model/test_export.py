@@ -158,8 +158,12 @@ def test_certified_radius_of_the_artifact(tmp_path):
 
 
 def test_model_without_a_bound_has_no_certificate_and_says_why(tmp_path):
-    reason = "gets no signature certify: .*layer 'dense.*' of type Dense with"
-    model = classifier()
+    reason = "gets no signature certify: .*layer 'bent' of type Dense with"
+    image = keras.Input((28, 28, 1), name="image")
+    bent = keras.layers.Dense(4, "exponential", name="bent")
+    model = keras.Model(
+        image, keras.layers.Dense(10)(bent(keras.layers.Flatten()(image)))
+    )
     with pytest.warns(UserWarning, match=reason) as warned:
         save_classifier(model, tmp_path)
     assert [str(w.filename) for w in warned] == [__file__]
