@@ -9,6 +9,7 @@ from stable_node_tf.certification.activations import (
     after_activation,
     function_lipschitz,
 )
+from stable_node_tf.certification.keras_layers.numbers import float64
 from stable_node_tf.certification.rules import (
     Shape,
     check_axis,
@@ -21,7 +22,7 @@ functions, layers = keras.activations, keras.layers
 
 
 def _prelu(layer: Any) -> float:
-    slopes = keras.ops.convert_to_numpy(layer.alpha)
+    slopes = float64(layer.alpha)
     return max(1.0, float(abs(slopes).max(initial=0.0)))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from stable_node_tf.certification.activations import activation_lipschitz
+from stable_node_tf.certification.keras_layers.numbers import float64
 from stable_node_tf.certification.rules import register_rule
 from stable_node_tf.stability.convolution_norm import convolution_norm
 from stable_node_tf.stability.lipschitz import network_lipschitz
@@ -18,26 +19,29 @@ layers = keras.layers
 
 def _convolution(layer: Any) -> float:
     norm = convolution_norm(
-        _kernel(layer), layer.strides, layer.dilation_rate, layer.groups
+        float64(layer.kernel), layer.strides, layer.dilation_rate, layer.groups
     )
     return network_lipschitz(norm, activation_lipschitz(layer))
 
 
 def _transposed(layer: Any) -> float:
     """The norm is that of the convolution from its output to its input."""
-    norm = convolution_norm(_kernel(layer), layer.strides, layer.dilation_rate)
+    norm = convolution_norm(
+        float64(layer.kernel), layer.strides, layer.dilation_rate
+    )
     return network_lipschitz(norm, activation_lipschitz(layer))
 
 
 def _depthwise(layer: Any) -> float:
     return network_lipschitz(
-        _depthwise_norm(layer, _kernel(layer)), activation_lipschitz(layer)
+        _depthwise_norm(layer, float64(layer.kernel)),
+        activation_lipschitz(layer),
     )
 
 
 def _separable(layer: Any) -> float:
-    depthwise = keras.ops.convert_to_numpy(layer.depthwise_kernel)
-    pointwise = keras.ops.convert_to_numpy(layer.pointwise_kernel)
+    depthwise = float64(layer.depthwise_kernel)
+    pointwise = float64(layer.pointwise_kernel)
     return network_lipschitz(
         _depthwise_norm(layer, depthwise),
         convolution_norm(pointwise),
@@ -54,10 +58,6 @@ def _depthwise_norm(layer: Any, kernel: Any) -> float:
         layer.dilation_rate,
         channels,
     )
-
-
-def _kernel(layer: Any) -> Any:
-    return keras.ops.convert_to_numpy(layer.kernel)
 
 
 for _types, _lipschitz in (

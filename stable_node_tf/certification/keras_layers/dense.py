@@ -11,6 +11,7 @@ from stable_node_tf.certification.activations import (
     after_activation,
 )
 from stable_node_tf.certification.forward_rounding import Computed, after_dense
+from stable_node_tf.certification.keras_layers.numbers import float64
 from stable_node_tf.certification.rules import register_rule, with_activation
 from stable_node_tf.model_graph.graph import title
 from stable_node_tf.stability.lipschitz import (
@@ -42,10 +43,10 @@ def _affine(layer: keras.layers.Dense) -> tuple[np.ndarray, np.ndarray]:
             f"No Lipschitz constant is known for {title(layer)}. Expected: "
             "Dense without quantization"
         )
-    kernel = keras.ops.convert_to_numpy(layer.kernel).astype(np.float64)
+    kernel = float64(layer.kernel)
     if layer.bias is None:
         return kernel, np.zeros(kernel.shape[1])
-    return kernel, keras.ops.convert_to_numpy(layer.bias).astype(np.float64)
+    return kernel, float64(layer.bias)
 
 
 def _lipschitz(layer: keras.layers.Dense) -> float:

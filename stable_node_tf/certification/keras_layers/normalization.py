@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from stable_node_tf.certification.forward_rounding import Computed
+from stable_node_tf.certification.keras_layers.numbers import float64
 from stable_node_tf.certification.rules import register_rule
 from stable_node_tf.model_graph.graph import title
 from stable_node_tf.stability.rounding import relative_rounding
@@ -17,14 +18,14 @@ _ABOVE = 1.0 + relative_rounding(8)
 
 def _batch_normalization(layer: Any) -> float:
     """The largest |γ| / √(variance + ε), a constant at inference."""
-    deviation = np.sqrt(_float64(layer.moving_variance) + layer.epsilon)
-    gamma = _float64(layer.gamma) if layer.scale else np.ones(1)
+    deviation = np.sqrt(float64(layer.moving_variance) + layer.epsilon)
+    gamma = float64(layer.gamma) if layer.scale else np.ones(1)
     return _largest(gamma / deviation)
 
 
 def _normalization(layer: Any) -> float:
     deviation = np.maximum(
-        np.sqrt(_float64(layer.variance)), keras.config.epsilon()
+        np.sqrt(float64(layer.variance)), keras.config.epsilon()
     )
     return _largest(deviation if layer.invert else 1.0 / deviation)
 
@@ -55,11 +56,7 @@ def _refuses(reason: str) -> Any:
 
 def _cast(values: Any, layer: Any) -> np.ndarray:
     """As the layer computes with them."""
-    return _float64(keras.ops.cast(values, layer.compute_dtype))
-
-
-def _float64(values: Any) -> np.ndarray:
-    return keras.ops.convert_to_numpy(values).astype(np.float64)
+    return float64(keras.ops.cast(values, layer.compute_dtype))
 
 
 def _largest(factors: np.ndarray) -> float:
