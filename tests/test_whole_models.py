@@ -178,7 +178,7 @@ OTHERS = {
     ),
     "softmax operation": (
         lambda: functional(head(), keras.ops.softmax),
-        "operation 'softmax' of type Softmax",
+        "operation 'softmax.*' of type Softmax",
         "operation 'softmax.*' of type Softmax",
     ),
     "softmax inside": (
@@ -226,7 +226,7 @@ OTHERS = {
     ),
     "added": (
         lambda: functional(lambda x: keras.layers.Add(name="sum")([x, x])),
-        "'sum' of type Add, which maps 2 to 1",
+        "end with a Dense layer.*'sum' of type Add",
         None,
     ),
     "two inputs": (

@@ -1,5 +1,6 @@
 """What is proven about whole classifiers: radii and accuracy in the 2-norm."""
 
+from stable_node_tf.certification.activations import register_activation
 from stable_node_tf.certification.certifier import (
     CertifiedCurve,
     Certifier,
@@ -15,5 +16,6 @@ __all__ = [
     "certified_accuracy",
     "certified_radii",
     "certifier",
+    "register_activation",
     "register_rule",
 ]

@@ -12,7 +12,8 @@ from stable_node_tf.certification.forward_rounding import (
     Computed,
     pair_errors,
 )
-from stable_node_tf.certification.keras_layers import MOVES, affine
+from stable_node_tf.certification.keras_layers.dense import linear_readout
+from stable_node_tf.certification.keras_layers.moves import MOVES
 from stable_node_tf.certification.radius import (
     UNLIMITED,
     certified_radius,
@@ -20,8 +21,9 @@ from stable_node_tf.certification.radius import (
 )
 from stable_node_tf.certification.rules import (
     after_layer,
-    layer_lipschitz,
+    lipschitz_after,
     rule_of,
+    with_activation,
 )
 from stable_node_tf.checks import check_count
 from stable_node_tf.model_graph.binary_logits import class_logits
@@ -31,7 +33,6 @@ from stable_node_tf.model_graph.graph import (
     model_graph,
     single_tensor_function,
 )
-from stable_node_tf.stability.lipschitz import network_lipschitz
 
 
 class Certifier(NamedTuple):
@@ -103,23 +104,27 @@ class CertifiedCurve(NamedTuple):
 def certifier(model: keras.Model) -> Certifier:
     """Bounds a network by the rules of its layers, see `register_rule`.
 
-    The Lipschitz constant of logit_i - logit_j is the product of those of the
-    layers, times |W_i - W_j|₂ for the read-out W. If the input and all layers
-    are float32, or all float64, and the rules of all layers bound their
-    rounding errors, those of the network as it is computed are bounded too;
-    `forward_rounding` says what that assumes. Neural ODEs do so with explicit
-    Euler and `LeakyTanh` or `SmoothLeakyReLU`. For other networks, and for
-    float32 where TensorFlow may round to TF32 on a GPU, `holds_for` says "real
-    arithmetic".
+    Every tensor between the input and the read-out has a Lipschitz constant
+    with respect to the input, by the rule of the layer that makes it: that of
+    the layer's input times that of the layer, or what a rule for several inputs
+    combines. logit_i - logit_j has that of the last one times |W_i - W_j|₂, for
+    the read-out W.
+
+    If the input and all layers are float32, or all float64, and the rules of
+    all layers bound their rounding errors, those of the network as it is
+    computed are bounded too; `forward_rounding` says what that assumes. Neural
+    ODEs do so with explicit Euler and `LeakyTanh` or `SmoothLeakyReLU`. For
+    other networks, and for float32 where TensorFlow may round to TF32 on a GPU,
+    `holds_for` says "real arithmetic".
 
     A single logit z stands for two classes: 1 where z > 0, and 0 elsewhere.
 
     Args:
       model: functional or sequential, from one input through layers with rules
-        to a `Dense` layer; also with such models as layers. `Flatten`,
-        `Reshape`, `Dropout`, `Dense` without activation and the ODE layers of
-        this package have rules. No layer may be quantized, of a subclass, with
-        a replaced method or called with `training=True`.
+        to a `Dense` layer without activation; also with such models as layers.
+        docs/theory.md lists the layers of Keras that have rules. No layer may
+        be quantized, of a subclass, with a replaced method or called with
+        `training=True`.
 
     Raises:
       TypeError: if it is not a Keras model.
@@ -136,30 +141,29 @@ def certifier(model: keras.Model) -> Certifier:
         _check_applied(step, graph)
     readout = _readout(graph)
     unit = _unit_roundoff(graph)
-    # For each tensor, factors of a Lipschitz constant of what leads to it, and
-    # the rounding errors on the way if they are bounded.
-    reached: dict[int, tuple[list[float], Computed | None]] = {
-        0: ([1.0], EXACT_INPUT if unit else None)
+    # For each tensor, a Lipschitz constant of what leads to it, and the
+    # rounding errors on the way if they are bounded.
+    reached: dict[int, tuple[float, Computed | None]] = {
+        0: (1.0, EXACT_INPUT if unit else None)
     }
     for step in graph.steps:
         if step is readout:
             break
-        [before], [after] = step.inputs, step.outputs
-        factors, state = reached[before]
-        layer, shape = step.operation, graph.tensors[before].shape[1:]
-        reached[after] = (
-            [*factors, layer_lipschitz(layer)],
-            after_layer(layer, state, unit, shape),
+        before = [reached[number] for number in step.inputs]
+        shapes = [tuple(graph.tensors[n].shape[1:]) for n in step.inputs]
+        reached[step.outputs[0]] = (
+            lipschitz_after(step.operation, [b for b, _ in before], shapes),
+            after_layer(step.operation, [s for _, s in before], unit, shapes),
         )
-    factors, state = reached[readout.inputs[0]]
+    bound, state = reached[readout.inputs[0]]
     if state is None:
         state, unit = EXACT_INPUT, 0.0
-    kernel, bias = affine(readout.operation)
+    kernel, bias = linear_readout(readout.operation)
     if len(bias) == 1:
         kernel, bias = np.pad(kernel, ((0, 0), (1, 0))), np.pad(bias, (1, 0))
     offset, slope = pair_errors(state, kernel, bias, unit)
     apart = pair_distances(kernel)
-    lipschitz = np.nextafter(network_lipschitz(*factors) * apart, np.inf)
+    lipschitz = np.nextafter(bound * apart, np.inf)
     return Certifier(
         np.where(apart > 0.0, lipschitz, 0.0),
         offset,
@@ -291,22 +295,22 @@ def _as_input(images: Any, dtype: str) -> np.ndarray:
 
 def _check_applied(step: Step, graph: Graph) -> None:
     """Raises unless a layer with a rule is applied as in inference."""
-    if len(step.inputs) != 1 or len(step.outputs) != 1:
+    if len(step.outputs) != 1:
         raise ValueError(
-            "Layers of a certified model must map one tensor to one. "
-            f"Received: {step.name}, which maps {len(step.inputs)} to "
-            f"{len(step.outputs)}"
+            "Layers of a certified model must make one tensor. "
+            f"Received: {step.name}, which makes {len(step.outputs)}"
         )
-    shape = graph.tensors[step.inputs[0]].shape
-    if None in shape[1:]:
-        raise ValueError(
-            "A certified model must have inputs of one shape. Received: "
-            f"{step.name} with inputs of shape {shape}"
-        )
+    for number in step.inputs:
+        shape = graph.tensors[number].shape
+        if None in shape[1:]:
+            raise ValueError(
+                "A certified model must have inputs of one shape. Received: "
+                f"{step.name} with inputs of shape {shape}"
+            )
     if step.options:
         raise ValueError(
-            "A certified model must apply its layers in inference mode, to one "
-            f"tensor. Received: {step.name}, called with "
+            "A certified model must apply its layers in inference mode, to "
+            f"tensors. Received: {step.name}, called with "
             + ", ".join(f"{k}={v!r}" for k, v in step.options.items())
         )
     rule_of(step.operation)
@@ -325,7 +329,11 @@ def _readout(graph: Graph) -> Step:
         raise ValueError(
             "A certified model must end with a Dense layer, whose answers have "
             f"the shape (batch, classes). Received: answers of shape {shape}"
-            + (f" from {last.name}" if last else "")
+            + (
+                f" from {last.name}{with_activation(last.operation)}"
+                if last
+                else ""
+            )
         )
     return last
 

@@ -19,7 +19,7 @@ from stable_node_tf.stability.lipschitz import spectral_norm_bound
 _SECOND_ORDER = 1.01
 # Roundings in α y + (1 - α) tanh(y) and its like, relative to |y|, with a tanh
 # that is right to 8 roundings.
-_ACTIVATION_ROUNDINGS = 16
+ACTIVATION_ROUNDINGS = 16
 
 
 class Computed(NamedTuple):
@@ -131,7 +131,7 @@ def _field(
     for norm, absolute, shift, gamma in layers:
         real = norm * value.size + shift
         local = (gamma * absolute) * value.size + gamma * shift
-        local += (_ACTIVATION_ROUNDINGS * unit) * (real + local)
+        local += (ACTIVATION_ROUNDINGS * unit) * (real + local)
         value = Computed(real + local, norm * value.error + local)
     if damping == 0.0:
         return value

@@ -4,7 +4,7 @@ Every layer registers its own rule, those of this package too. The module
 imports no layers, so that each of them can import it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -12,14 +12,18 @@ import keras
 from stable_node_tf.certification.forward_rounding import Computed
 from stable_node_tf.model_graph.graph import title
 from stable_node_tf.replaced_methods import replaced_methods
+from stable_node_tf.stability.lipschitz import network_lipschitz
 
-Rounding = Callable[[Any, Computed, float, tuple[int, ...]], Computed | None]
+Shape = tuple[int, ...]
+Combine = Callable[[Any, list[float], list[Shape]], float]
+Rounding = Callable[[Any, Any, float, Any], Computed | None]
 
 
 class Rule(NamedTuple):
     """See `register_rule`."""
 
-    lipschitz: Callable[[Any], float]
+    lipschitz: Callable[[Any], float] | None
+    combine: Combine | None
     rounding: Rounding | None
 
 
@@ -29,7 +33,8 @@ _RULES: dict[type[keras.layers.Layer], Rule] = {}
 def register_rule(
     layer_type: type[keras.layers.Layer],
     *,
-    lipschitz: Callable[[Any], float],
+    lipschitz: Callable[[Any], float] | None = None,
+    combine: Combine | None = None,
     rounding: Rounding | None = None,
 ) -> None:
     """Says what is proven about the layers of a type.
@@ -44,13 +49,20 @@ def register_rule(
         Lipschitz constant in the 2-norm over all entries of an input, in real
         arithmetic and inference mode. It may raise a ValueError that says why
         there is none.
+      combine: instead of `lipschitz`, for layers with several inputs, or whose
+        constant depends on the shape of an input. It takes the layer and, for
+        each input, how it depends on that of the model, as a Lipschitz
+        constant, and its shape without the batch; it returns the Lipschitz
+        constant of the output with respect to the input of the model.
       rounding: bounds the rounding errors of a layer; without it, certificates
         hold in real arithmetic. It takes the layer, the `Computed` state before
         it, the unit roundoff u of its dtype and the shape of an input without
         the batch, and returns the state after it, or None if nothing is known.
+        Beside `combine` it takes lists of states and of shapes.
 
     Raises:
       TypeError: if `layer_type` is not a type of layer.
+      ValueError: unless either `lipschitz` or `combine` is given.
 
     >>> class Halved(keras.layers.Layer):
     ...     def call(self, inputs):
@@ -71,7 +83,12 @@ def register_rule(
             "`layer_type` must be a subclass of keras.layers.Layer. "
             f"Received: layer_type={layer_type!r}"
         )
-    _RULES[layer_type] = Rule(lipschitz, rounding)
+    if (lipschitz is None) == (combine is None):
+        raise ValueError(
+            "Either `lipschitz` or `combine` must be given. "
+            f"Received: lipschitz={lipschitz!r}, combine={combine!r}"
+        )
+    _RULES[layer_type] = Rule(lipschitz, combine, rounding)
 
 
 def rule_of(layer: Any) -> Rule:
@@ -103,23 +120,74 @@ def layer_lipschitz(layer: Any) -> float:
       ValueError: naming the layer, if its type has no rule, one of its methods
         was replaced, or the rule finds no constant.
     """
-    bound = rule_of(layer).lipschitz(layer)
+    lipschitz = rule_of(layer).lipschitz
+    if lipschitz is None:
+        raise ValueError(
+            f"The Lipschitz constant of {title(layer)} depends on its inputs"
+        )
+    return _checked(layer, lipschitz(layer))
+
+
+def lipschitz_after(
+    layer: Any, bounds: list[float], shapes: list[Shape]
+) -> float:
+    """Lipschitz constant of an output, given those of the layer's inputs.
+
+    Raises:
+      ValueError: see `layer_lipschitz`; also if a layer for one tensor is
+        given several.
+    """
+    combine = rule_of(layer).combine
+    if combine is not None:
+        return _checked(layer, combine(layer, bounds, shapes))
+    check_one_input(layer, bounds)
+    return network_lipschitz(bounds[0], layer_lipschitz(layer))
+
+
+def after_layer(
+    layer: Any,
+    states: Sequence[Computed | None],
+    unit: float,
+    shapes: list[Shape],
+) -> Computed | None:
+    """Returns the state after a layer; None where rounding is not bounded."""
+    rule = rule_of(layer)
+    if rule.rounding is None or any(state is None for state in states):
+        return None
+    if rule.combine is not None:
+        return rule.rounding(layer, states, unit, shapes)
+    return rule.rounding(layer, states[0], unit, shapes[0])
+
+
+def check_one_input(layer: Any, inputs: Sequence[Any]) -> None:
+    """Raises a ValueError unless there is one."""
+    if len(inputs) != 1:
+        raise ValueError(
+            f"The rule of {title(layer)} is for one input. "
+            f"Received: {len(inputs)}"
+        )
+
+
+def check_axis(layer: Any, axis: Any, shape: Shape) -> None:
+    """Raises a ValueError if it, or one of several, is the axis of the batch.
+
+    `shape` is that of an input without the batch.
+    """
+    axes = axis if isinstance(axis, list | tuple) else [axis]
+    if {0, -len(shape) - 1} & set(axes):
+        raise ValueError(
+            "A certified model must not mix the images of a batch. Received: "
+            f"{title(layer)} with axis={axis}"
+        )
+
+
+def _checked(layer: Any, bound: float) -> float:
     if not bound >= 0.0:
         raise ValueError(
             f"The rule of {title(layer)} must return a number >= 0. "
             f"Received: {bound}"
         )
     return float(bound)
-
-
-def after_layer(
-    layer: Any, state: Computed | None, unit: float, shape: tuple[int, ...]
-) -> Computed | None:
-    """Returns the state after a layer; None where rounding is not bounded."""
-    rounding = rule_of(layer).rounding
-    if state is None or rounding is None:
-        return None
-    return rounding(layer, state, unit, shape)
 
 
 def with_activation(layer: Any) -> str:

@@ -210,7 +210,7 @@ def _after(
     layer: PiecewiseODELayer, state: Any, unit: float, shape: tuple[int, ...]
 ) -> Any:
     for piece in layer.pieces:
-        state = after_layer(piece, state, unit, shape)
+        state = after_layer(piece, [state], unit, [shape])
     return state
 
 

@@ -50,18 +50,30 @@ def spectral_norm_bound(matrix: ArrayLike) -> float:
             "`matrix` must be a finite array of shape (m, n). "
             f"Received: matrix of shape {matrix.shape}"
         )
-    if matrix.shape[0] < matrix.shape[1]:
-        matrix = matrix.T
-    scale = np.abs(matrix).max()
+    return largest_spectral_norm(matrix)
+
+
+def largest_spectral_norm(matrices: np.ndarray) -> float:
+    """A proven upper bound of the spectral norms of matrices (..., m, n).
+
+    They are finite, float64.
+
+    >>> 5.0 <= largest_spectral_norm(np.array([[[3.0]], [[5.0]]])) < 5.0000001
+    True
+    """
+    if matrices.shape[-2] < matrices.shape[-1]:
+        matrices = matrices.swapaxes(-1, -2)
+    scale = np.abs(matrices).max()
     if scale == 0.0:
         return 0.0
     scale = 2.0 ** math.floor(math.log2(scale))
-    scaled = matrix / scale
-    gram = scaled.T @ scaled
-    magnitude = np.abs(scaled).T @ np.abs(scaled)
+    scaled = matrices / scale
+    transposed = scaled.swapaxes(-1, -2)
+    magnitude = np.abs(transposed) @ np.abs(scaled)
     square = largest_eigenvalue_above(
-        gram, norm_of_rounding(magnitude, len(matrix) + 2)
-    )
+        transposed @ scaled,
+        norm_of_rounding(magnitude, matrices.shape[-2] + 2),
+    ).max()
     bound = np.nextafter(math.sqrt(square), np.inf) * scale
     return float(np.nextafter(bound, np.inf))
 

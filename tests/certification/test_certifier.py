@@ -242,15 +242,18 @@ def test_says_what_it_cannot_certify():
     keras.utils.set_random_seed(0)
     image = keras.Input((4,))
     dense = keras.layers.Dense(3)
-    relu = keras.layers.Dense(4, activation="relu", name="hidden")
-    with pytest.raises(ValueError, match="'hidden'"):
-        certifier(keras.Model(image, dense(relu(image))))
+    hidden = keras.layers.Dense(4, activation="exponential", name="hidden")
+    with pytest.raises(ValueError, match="'hidden'.*exponential.*register_act"):
+        certifier(keras.Model(image, dense(hidden(image))))
+    logits = keras.layers.Dense(3, activation="relu", name="logits")(image)
+    with pytest.raises(ValueError, match="end with logits.*'logits'.*relu"):
+        certifier(keras.Model(image, logits))
     ode = StableODELayer(solver="dormand_prince", name="adaptive")
     with pytest.raises(ValueError, match="'adaptive'"):
         certifier(keras.Model(image, keras.layers.Dense(3)(ode(image))))
-    added = keras.layers.Add(name="added")([image, image])
-    with pytest.raises(ValueError, match="'added'"):
-        certifier(keras.Model(image, keras.layers.Dense(3)(added)))
+    product = keras.layers.Multiply(name="product")([image, image])
+    with pytest.raises(ValueError, match="'product'"):
+        certifier(keras.Model(image, keras.layers.Dense(3)(product)))
     with pytest.raises(ValueError, match="end with a Dense"):
         certifier(keras.Model(image, StableODELayer()(image)))
     rows = keras.layers.Reshape((2, 2))(image)

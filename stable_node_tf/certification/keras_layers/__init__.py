@@ -1,0 +1,21 @@
+"""Rules of certification for layers of Keras, one family a file."""
+
+from stable_node_tf.certification.keras_layers import (
+    activation_layers,
+    convolutions,
+    dense,
+    merging,
+    moves,
+    normalization,
+    pooling,
+)
+
+__all__ = [
+    "activation_layers",
+    "convolutions",
+    "dense",
+    "merging",
+    "moves",
+    "normalization",
+    "pooling",
+]

@@ -1,0 +1,73 @@
+"""Rules for activations that are layers."""
+
+from typing import Any
+
+import keras
+
+from stable_node_tf.certification.activations import (
+    activation_lipschitz,
+    after_activation,
+    function_lipschitz,
+)
+from stable_node_tf.certification.keras_layers.numbers import float64
+from stable_node_tf.certification.rules import (
+    Shape,
+    check_axis,
+    check_one_input,
+    register_rule,
+)
+from stable_node_tf.stability.lipschitz import network_lipschitz
+
+functions, layers = keras.activations, keras.layers
+
+
+def _prelu(layer: Any) -> float:
+    slopes = float64(layer.alpha)
+    return max(1.0, float(abs(slopes).max(initial=0.0)))
+
+
+def _relu(layer: Any) -> float:
+    return function_lipschitz(
+        functions.relu,
+        negative_slope=layer.negative_slope,
+        max_value=layer.max_value,
+        threshold=layer.threshold,
+    )
+
+
+def _softmax(layer: Any, bounds: list[float], shapes: list[Shape]) -> float:
+    check_one_input(layer, bounds)
+    check_axis(layer, layer.axis, shapes[0])
+    return network_lipschitz(*bounds, function_lipschitz(functions.softmax))
+
+
+register_rule(
+    layers.Activation,
+    lipschitz=activation_lipschitz,
+    rounding=lambda layer, state, unit, shape: after_activation(
+        layer.activation, state, unit
+    ),
+)
+register_rule(layers.PReLU, lipschitz=_prelu)
+register_rule(
+    layers.ReLU,
+    lipschitz=_relu,
+    rounding=lambda layer, state, unit, shape: (
+        after_activation(functions.relu, state, unit)
+        if layer.negative_slope == 0.0
+        else None
+    ),
+)
+register_rule(
+    layers.LeakyReLU,
+    lipschitz=lambda layer: function_lipschitz(
+        functions.leaky_relu, negative_slope=layer.negative_slope
+    ),
+)
+register_rule(
+    layers.ELU,
+    lipschitz=lambda layer: function_lipschitz(
+        functions.elu, alpha=layer.alpha
+    ),
+)
+register_rule(layers.Softmax, combine=_softmax)

@@ -1,0 +1,88 @@
+"""Rules for layers that scale and shift, and reasons where there is none."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from stable_node_tf.certification.forward_rounding import Computed
+from stable_node_tf.certification.keras_layers.numbers import float64
+from stable_node_tf.certification.rules import register_rule
+from stable_node_tf.model_graph.graph import title
+from stable_node_tf.stability.rounding import relative_rounding
+
+layers = keras.layers
+_ABOVE = 1.0 + relative_rounding(8)
+
+
+def _batch_normalization(layer: Any) -> float:
+    """The largest |γ| / √(variance + ε), a constant at inference."""
+    deviation = np.sqrt(float64(layer.moving_variance) + layer.epsilon)
+    gamma = float64(layer.gamma) if layer.scale else np.ones(1)
+    return _largest(gamma / deviation)
+
+
+def _normalization(layer: Any) -> float:
+    deviation = np.maximum(
+        np.sqrt(float64(layer.variance)), keras.config.epsilon()
+    )
+    return _largest(deviation if layer.invert else 1.0 / deviation)
+
+
+def _rescaling(layer: Any) -> float:
+    return _largest(_cast(layer.scale, layer))
+
+
+def _after_rescaling(
+    layer: Any, state: Computed, unit: float, shape: tuple[int, ...]
+) -> Computed:
+    """One product and one sum in every entry."""
+    scale, offset = _rescaling(layer), _cast(layer.offset, layer)
+    shift = np.array([_largest(offset) * math.sqrt(math.prod(shape)), 0.0])
+    size = scale * state.size + shift
+    local = 2.02 * unit * size
+    return Computed(size + local, scale * state.error + local)
+
+
+def _refuses(reason: str) -> Any:
+    def refuse(layer: Any) -> float:
+        raise ValueError(
+            f"No Lipschitz constant is known for {title(layer)}: {reason}"
+        )
+
+    return refuse
+
+
+def _cast(values: Any, layer: Any) -> np.ndarray:
+    """As the layer computes with them."""
+    return float64(keras.ops.cast(values, layer.compute_dtype))
+
+
+def _largest(factors: np.ndarray) -> float:
+    return float(np.abs(factors).max() * _ABOVE)
+
+
+register_rule(layers.BatchNormalization, lipschitz=_batch_normalization)
+register_rule(layers.Normalization, lipschitz=_normalization)
+register_rule(layers.Rescaling, lipschitz=_rescaling, rounding=_after_rescaling)
+for _type in (
+    layers.LayerNormalization,
+    layers.GroupNormalization,
+    layers.RMSNormalization,
+    layers.UnitNormalization,
+):
+    register_rule(
+        _type,
+        lipschitz=_refuses(
+            "it divides by the size of its own input, and is as steep as "
+            "that is small. BatchNormalization divides by a constant"
+        ),
+    )
+for _type in (layers.Multiply, layers.Dot):
+    register_rule(
+        _type,
+        lipschitz=_refuses(
+            "it multiplies inputs, whose product is as steep as they are large"
+        ),
+    )
