@@ -43,8 +43,8 @@ ONE_EQUATION = {
     "bias_initializer": "ones",
 }
 SETTINGS = {
-    "free": {**ONE_EQUATION, "discrete": True},
-    "bound": {**ONE_EQUATION, "discrete": False},
+    "free": {**ONE_EQUATION, "discrete": True, "norm": "inf"},
+    "bound": {**ONE_EQUATION, "discrete": False, "norm": "inf"},
     "deep": {**ONE_EQUATION, "damping": 9.0, "widths": (3, 3)},
     "pieces": {
         **COMMON,
@@ -167,7 +167,10 @@ def grids():
             solvers.PerSampleDormandPrince(),
             ("rtol", "atol", "max_num_steps"),
         ),
-        (LogNormConstraint(0.0, 0.1), ("delta_bar", "alpha", "step")),
+        (
+            LogNormConstraint(0.0, 0.1),
+            ("delta_bar", "alpha", "step", "norm"),
+        ),
         (ProductLogNormConstraint(1.0, 0.1), ("bound", "alpha")),
         (SpectralNormConstraint(1.0), ("max_norm",)),
         (SkewSymmetric(1.0, 0), ("spectral_norm", "damping", "seed")),
