@@ -59,7 +59,12 @@ def solve_layer(
     @tf.custom_gradient
     def solve(state, kernel, bias):
         end, record = run(state, kernel, bias, num_steps)
-        return end, lambda upstream: pull_back(upstream, record, kernel)
+
+        # Not a lambda: TensorFlow would take 0.1 s to read its source.
+        def gradient(upstream):
+            return pull_back(upstream, record, kernel)
+
+        return end, gradient
 
     return solve(state, kernel, bias)
 
