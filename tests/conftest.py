@@ -1,7 +1,9 @@
 """Examples that hypothesis draws are the same in every run.
 
 HYPOTHESIS_PROFILE=explore draws new ones. Tests that run side by side compute
-with one thread each; they would take several times as long with more.
+with one thread each; they would take several times as long with more. XLA
+compiles more than it computes here: LLVM's expensive passes, which make code
+faster and not different, would cost a quarter of the time of all tests.
 """
 
 import os
@@ -15,6 +17,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         "TF_NUM_INTRAOP_THREADS",
     ):
         os.environ.setdefault(threads, "1")
+
+os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
 
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("explore", max_examples=300)

@@ -81,12 +81,18 @@ class FixedGrid(Solver, settings=("num_stages", "unrolls")):
                 state,
             )
 
+        # Eagerly, a trace of the step would cost more than it saves.
+        traced = take
+        if not tf.executing_eagerly():
+            traced = tf.function(take, autograph=False)
+
         def run(first, state, constants, steps):
             """Takes steps from the one with index `first` on."""
             if self.unrolls and steps * self.num_stages <= MAX_UNROLLED_STAGES:
                 counts: Any = 0
                 for index in range(steps):
-                    state, count = take(first + index, state, constants)
+                    index = tf.convert_to_tensor(first + index)
+                    state, count = traced(index, state, constants)
                     counts += count
                 return state, counts
 
