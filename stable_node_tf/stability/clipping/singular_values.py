@@ -78,9 +78,9 @@ def clip_singular_values(matrix: tf.Tensor, limit: Scalar) -> ClippedMatrix:
     <= limit, to a relative 1e-3 (3e-4 for norms up to 1.2 limits); it stays
     inside, which leaves room for rounding. A matrix of norm beyond 1e6 times
     the limit is scaled down to that first: it ends inside too, but farther from
-    where it was than necessary. Large matrices take several passes; should
-    those not suffice, the Frobenius norm scales the matrix down. A matrix that
-    holds NaN or infinity is returned as it is.
+    where it was than necessary. Large matrices take two passes, more under
+    XLA; should those not suffice, the Frobenius norm scales the matrix down.
+    One that holds NaN or infinity is returned as it is.
 
     M is float32 or float64, of shape (m, n), and n <= m costs least. The limit
     is positive, from `smallest_limit` to the largest number of the dtype.
@@ -143,7 +143,7 @@ def active_spectrum(
     with an error that the second step mends.
     """
 
-    def decompose(matrix, clipped):
+    def decompose(matrix, limit):
         scaled = matrix / (limit * (1 - _room(matrix)))
         gram = tf.matmul(scaled, scaled, transpose_a=True)
         # The eigendecomposition stops the program at NaN; training may go on.
@@ -158,48 +158,30 @@ def active_spectrum(
             vectors,
             tf.matmul(matrix, vectors),
             tf.reduce_max(eigenvalues),
-            tf.constant(clipped),
+            tf.constant(False),
         )
         return spectrum, finite
 
-    def again(spectrum):
-        matrix = clip_active_spectrum(spectrum).matrix
-        return decompose(matrix, clipped=True)[:1]
-
     # One node of the graph: even untaken, every node of a branch takes time.
     @tf.function(autograph=False, experimental_attributes={"_noinline": True})
-    def in_several_passes():
-        start = decompose(
-            _scaled_down(matrix, limit * _LARGEST_RATIO), clipped=False
-        )[:1]
-        rows, columns = matrix.shape
-        shapes = ActiveSpectrum(
-            matrix.shape,
-            tf.TensorShape([None]),
-            tf.TensorShape([columns, None]),
-            tf.TensorShape([rows, None]),
-            tf.TensorShape([]),
-            tf.TensorShape([]),
-        )
-        last = tf.while_loop(
-            lambda spectrum: spectrum.largest > 2.0,
-            again,
-            start,
-            shape_invariants=(shapes,),
-            maximum_iterations=_MOST_PASSES,
-        )[0]
-        return tf.cond(
-            last.largest > 2.0,
-            lambda: last._replace(
-                matrix=_scaled_down(last.matrix, limit * (1 - _room(matrix))),
-                eigenvalues=tf.ones_like(last.eigenvalues),  # moves nothing
+    def after_clipping_once():
+        wide = tf.cast(_scaled_down(matrix, limit * _LARGEST_RATIO), tf.float64)
+        spectrum, _ = decompose(wide, tf.cast(limit, tf.float64))
+        once = tf.cast(clip_active_spectrum(spectrum).matrix, matrix.dtype)
+        spectrum, finite = decompose(once, limit)
+        failed = spectrum.largest > 2.0
+        inside = _scaled_down(once, limit * (1 - _room(matrix)))
+        return spectrum._replace(
+            matrix=tf.where(failed, inside, once),
+            eigenvalues=tf.where(
+                failed, tf.ones([], matrix.dtype), spectrum.eigenvalues
             ),
-            lambda: last,
+            clipped=finite,
         )
 
-    first, finite = decompose(matrix, clipped=False)
+    first, finite = decompose(matrix, limit)
     small = finite & (first.largest <= 2.0)
-    return first, tf.cond(small, lambda: first, in_several_passes)
+    return first, tf.cond(small, lambda: first, after_clipping_once)
 
 
 def clip_active_spectrum(spectrum: ActiveSpectrum) -> ClippedMatrix:
