@@ -69,57 +69,67 @@ def convolution_norm(
             f"outputs), outputs a multiple of groups={groups}. Received: "
             f"kernel of shape {kernel.shape}"
         )
-    axes = kernel.ndim - 2
-    *sizes, inputs, outputs = kernel.shape
-    kernel = kernel.reshape(*sizes, inputs, groups, outputs // groups)
-    # To (k_1, ..., k_d, groups, inputs, outputs of a group).
-    kernel = np.moveaxis(kernel, -2, -3)
-    for axis, (stride, dilation) in enumerate(
-        zip(
-            np.broadcast_to(strides, axes),
-            np.broadcast_to(dilations, axes),
-            strict=True,
-        )
-    ):
-        # Without strides, dilations only permute the values of the symbol.
-        if stride > 1:
-            kernel = _polyphase(_dilated(kernel, axis, dilation), axis, stride)
-    return _largest_symbol(kernel)
-
-
-def _dilated(kernel: np.ndarray, axis: int, dilation: int) -> np.ndarray:
-    """The kernel with zeros between its taps."""
-    shape = list(kernel.shape)
-    shape[axis] = (shape[axis] - 1) * dilation + 1
-    dilated = np.zeros(shape)
-    np.moveaxis(dilated, axis, 0)[::dilation] = np.moveaxis(kernel, axis, 0)
-    return dilated
-
-
-def _polyphase(kernel: np.ndarray, axis: int, stride: int) -> np.ndarray:
-    """The kernel that, without stride, maps stacked phases to the same.
-
-    With x_r[n] = x[sn + r], Σ_k K[k] x[sn + k] = Σ_r Σ_j K[sj + r] x_r[n + j].
-    """
-    kernel = np.moveaxis(kernel, axis, 0)
-    missing = -len(kernel) % stride
-    kernel = np.pad(kernel, [(0, missing)] + [(0, 0)] * (kernel.ndim - 1))
-    kernel = kernel.reshape(-1, stride, *kernel.shape[1:])
-    # The phases beside the inputs, which are the last axis but one.
-    kernel = np.moveaxis(kernel, 1, -3)
+    *sizes, inputs, outputs = (
+        kernel.shape if kernel.ndim > 2 else (1, *kernel.shape)
+    )
+    kernel = kernel.reshape(-1, inputs, groups, outputs // groups)
+    # To (taps and a zero, groups, inputs, outputs of a group).
+    taps = np.pad(np.moveaxis(kernel, 2, 1), [(0, 1)] + [(0, 0)] * 3)
+    kernel = np.moveaxis(taps[phases(sizes, strides, dilations)], -4, -3)
     shape = (*kernel.shape[:-3], -1, kernel.shape[-1])
-    return np.moveaxis(kernel.reshape(shape), 0, axis)
+    return _largest_symbol(kernel.reshape(shape))
+
+
+def phases(
+    sizes: Sequence[int],
+    strides: int | Sequence[int] = 1,
+    dilations: int | Sequence[int] = 1,
+) -> np.ndarray:
+    """The convolution without stride that maps stacked phases to the same.
+
+    With x_r[n] = x[sn + r], Σ_k K[k] x[sn + k] = Σ_r Σ_j K[sj + r] x_r[n + j],
+    axis after axis.
+
+    Returns:
+      Which tap of K, by its number in row-major order, is at (j, r), or the
+      number of all taps for zeros: shape (j_1, ..., j_d, s_1 ⋯ s_d).
+
+    >>> phases([3], 2)
+    array([[0, 1],
+           [2, 3]])
+    """
+    axes = len(sizes)
+    strides = np.broadcast_to(strides, axes)
+    # Without strides, dilations only permute the values of the symbol.
+    dilations = np.where(strides > 1, np.broadcast_to(dilations, axes), 1)
+    taps = np.indices(sizes).reshape(axes, math.prod(sizes))
+    places = taps * dilations[:, None]
+    slots, rest = np.divmod(places, strides[:, None])
+    shape = slots.max(axis=1) + 1
+    found = np.full((*shape, *strides), math.prod(sizes))
+    found[(*slots, *rest)] = np.arange(math.prod(sizes))
+    return found.reshape(*shape, math.prod(strides))
+
+
+def frequencies(sizes: Sequence[int]) -> list[int]:
+    """How many frequencies along each axis a kernel of that size is given."""
+    return [max(1, _FREQUENCIES * (size - 1)) for size in sizes]
+
+
+def loss_between(sizes: Sequence[int]) -> float:
+    """What max |Â|₂ on that grid is at least, as a share of it everywhere."""
+    return math.prod(
+        math.cos(math.pi * (size - 1) / (2 * count))
+        for size, count in zip(sizes, frequencies(sizes), strict=True)
+    )
 
 
 def _largest_symbol(kernel: np.ndarray) -> float:
     """Bounds max_ω |Â(ω)|₂ for a kernel (k_1, ..., k_d, g, c, c')."""
     *sizes, groups, inputs, outputs = kernel.shape
-    counts = [max(1, _FREQUENCIES * (size - 1)) for size in sizes]
+    counts = frequencies(sizes)
     taps = np.indices(sizes).reshape(len(sizes), -1)
-    if counts:  # conjugate at -ω
-        halves = [*counts[:-1], counts[-1] // 2 + 1]
-    else:
-        halves = []
+    halves = [*counts[:-1], counts[-1] // 2 + 1]  # conjugate at -ω
     grid = np.indices(halves).reshape(len(sizes), -1)
     table = kernel.reshape(taps.shape[1], -1)
     # Each entry of a symbol is off by at most γ Σ_p |K_p|: by the sum, by its
@@ -144,9 +154,5 @@ def _largest_symbol(kernel: np.ndarray) -> float:
         # |Â|₂ is the norm of the real matrix of twice the size.
         both = np.block([[real, -imaginary], [imaginary, real]])
         largest = max(largest, largest_spectral_norm(both))
-    between = math.prod(
-        math.cos(math.pi * (size - 1) / (2 * count))
-        for size, count in zip(sizes, counts, strict=True)
-    )
-    bound = (largest + error) / between
+    bound = (largest + error) / loss_between(sizes)
     return float(bound * (1 + relative_rounding(20 + 8 * len(sizes))))

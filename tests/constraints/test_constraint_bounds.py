@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from stable_node_tf import LogNormConstraint, SpectralNormConstraint
 from stable_node_tf.constraints.product_log_norm import ProductLogNormConstraint
+from stable_node_tf.stability.convolution_norm import convolution_norm
 from stable_node_tf.stability.inf_log_norm import inf_euler_log_norm
 
 MODES = ["graph", "xla", "functions_eager"]
@@ -232,6 +233,35 @@ def test_spectral_norm_of_spread_singular_values(call, dtype, ratio):
 
 @pytest.mark.parametrize("call", MODES, indirect=True)
 @pytest.mark.parametrize(
+    "dtype, shape, strides, max_norm",
+    [
+        ("float32", (3, 3, 2, 3), 1, 1e-20),
+        ("float64", (4, 3, 2), 1, 1e30),
+        ("float32", (3, 4, 1, 2), (2, 1), 1.0),
+        ("float32", (2, 2, 2, 3, 1), 2, 1.0),
+        ("float64", (2, 1, 3, 2, 2), 1, 0.1),
+    ],
+)
+def test_spectral_norm_of_convolutions(call, dtype, shape, strides, max_norm):
+    apply = call(SpectralNormConstraint(max_norm, strides))
+    flat = (int(np.prod(shape[:-1])), shape[-1])
+    eager = call is tf.function  # where what is far outside takes a second
+    for name, kernel in list(kernels(dtype, flat).items())[
+        :: 4 if eager else 1
+    ]:
+        result = apply(tf.constant(kernel.reshape(shape))).numpy()
+        assert result.dtype == dtype and np.isfinite(result).all(), name
+        bound = convolution_norm(result, strides)
+        assert bound <= max_norm * (1 + 1e-9), name
+        if max_norm == 1.0 and name in ("ordinary", "large", "spread"):
+            assert bound >= 0.97, name
+        if strides == 1:
+            again = apply(tf.constant(result)).numpy()
+            np.testing.assert_array_equal(again, result, err_msg=name)
+
+
+@pytest.mark.parametrize("call", MODES, indirect=True)
+@pytest.mark.parametrize(
     "dtype, bound, alpha", [("float32", 0.1, 0.1), ("float64", 3.0, 1.0)]
 )
 def test_product(call, dtype, bound, alpha):
@@ -276,6 +306,7 @@ def test_what_is_not_finite_is_not_hidden_and_leaves_the_state(
         LogNormConstraint(0.0, 0.5, norm="inf"),
         LogNormConstraint(0.0, 0.5, 0.1, norm="inf"),
         SpectralNormConstraint(1.0),
+        lambda w: SpectralNormConstraint(1.0)(w[None, None]),
         ProductLogNormConstraint(1.0, 0.5),
     ]
     constraints[0].attach(*state)

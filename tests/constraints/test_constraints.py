@@ -111,10 +111,12 @@ def test_serializes(constraint):
             "float32 or float64. Received: bfloat16",
         ),
         (lambda: SpectralNormConstraint(1.0)(1.0), ValueError, "not scalar"),
+        (lambda: SpectralNormConstraint(1.0, 0), ValueError, "strides"),
+        (lambda: SpectralNormConstraint(1.0, (1, 0.5)), TypeError, "strides"),
         (
-            lambda: SpectralNormConstraint(1.0)(tf.ones((3, 3, 2, 5))),
+            lambda: SpectralNormConstraint(1.0, (2, 1))(tf.ones((3, 2, 2))),
             ValueError,
-            r"convolution.* Received: shape \(3, 3, 2, 5\)",
+            r"one for each axis.* Received: strides=\(2, 1\)",
         ),
         (
             lambda: SpectralNormConstraint(1e-30)(tf.eye(2)),

@@ -35,7 +35,7 @@ class ClippedMatrix(NamedTuple):
 
 
 class ClippedByProducts(NamedTuple):
-    """A `ClippedMatrix`, and two matrices of shape (n, n).
+    """A `ClippedMatrix` or a stack of them, and two of shape (..., n, n).
 
     Attributes:
       excess: V diag(σ²/limit² - 1)₊ Vᵀ, to about 1e-4 for norms up to 1.2
@@ -82,8 +82,8 @@ def clip_singular_values(matrix: tf.Tensor, limit: Scalar) -> ClippedMatrix:
     XLA; should those not suffice, the Frobenius norm scales the matrix down.
     One that holds NaN or infinity is returned as it is.
 
-    M is float32 or float64, of shape (m, n), and n <= m costs least. The limit
-    is positive, from `smallest_limit` to the largest number of the dtype.
+    M is float32 or float64, of shape (m, n). The limit is positive, from
+    `smallest_limit` to the largest number of the dtype.
 
     >>> kernel = tf.constant([[3.0, 0.0], [0.0, 1.0]])
     >>> clip_singular_values(kernel, 2.0).matrix.numpy().round(3)
@@ -91,6 +91,9 @@ def clip_singular_values(matrix: tf.Tensor, limit: Scalar) -> ClippedMatrix:
            [0., 1.]], dtype=float32)
     """
     matrix = tf.convert_to_tensor(matrix)
+    if matrix.shape[0] < matrix.shape[1]:
+        clipped, inside = clip_singular_values(tf.transpose(matrix), limit)
+        return ClippedMatrix(tf.transpose(clipped), inside)
     if compiled_by_xla():
         return ClippedMatrix(*clip_by_products(matrix, limit)[:2])
     return clip_active_spectrum(active_spectrum(matrix, limit)[1])
@@ -165,12 +168,12 @@ def active_spectrum(
     # One node of the graph: even untaken, every node of a branch takes time.
     @tf.function(autograph=False, experimental_attributes={"_noinline": True})
     def after_clipping_once():
-        wide = tf.cast(_scaled_down(matrix, limit * _LARGEST_RATIO), tf.float64)
+        wide = tf.cast(scaled_down(matrix, limit * _LARGEST_RATIO), tf.float64)
         spectrum, _ = decompose(wide, tf.cast(limit, tf.float64))
         once = tf.cast(clip_active_spectrum(spectrum).matrix, matrix.dtype)
         spectrum, finite = decompose(once, limit)
         failed = spectrum.largest > 2.0
-        inside = _scaled_down(once, limit * (1 - _room(matrix)))
+        inside = scaled_down(once, limit * (1 - _room(matrix)))
         return spectrum._replace(
             matrix=tf.where(failed, inside, once),
             eigenvalues=tf.where(
@@ -198,11 +201,11 @@ def clip_active_spectrum(spectrum: ActiveSpectrum) -> ClippedMatrix:
 
 def _room(matrix: tf.Tensor) -> float:
     """The share of the limit that is left to rounding."""
-    longer = np.sqrt(max(matrix.shape))
+    longer = np.sqrt(max(matrix.shape[-2:]))
     return float(_ROUNDING * unit_roundoff(matrix.dtype) * longer)
 
 
-def _scaled_down(matrix: tf.Tensor, most: Scalar) -> tf.Tensor:
+def scaled_down(matrix: tf.Tensor, most: Scalar) -> tf.Tensor:
     """Holds |M|₂ <= |M|_F <= most, whatever M is, unless it is not finite."""
     wide, most = tf.cast(matrix, tf.float64), tf.cast(most, tf.float64)
     peak = tf.reduce_max(tf.abs(wide))
@@ -215,11 +218,16 @@ def _scaled_down(matrix: tf.Tensor, most: Scalar) -> tf.Tensor:
 
 
 def clip_by_products(matrix: tf.Tensor, limit: Scalar) -> ClippedByProducts:
-    """`clip_singular_values` with matrix products alone, for XLA."""
+    """`clip_singular_values` with matrix products alone, for XLA.
+
+    `matrix` may be a stack of them, (..., m, n). Then `inside` is whether all
+    were left alone.
+    """
     limit *= 1 - _room(matrix)
-    nothing = tf.zeros([matrix.shape[-1]] * 2, matrix.dtype)
+    *stack, _, size = matrix.shape
+    nothing = tf.zeros([*stack, size, size], matrix.dtype)
     start = ClippedByProducts(
-        _scaled_down(matrix, limit * _LARGEST_RATIO),
+        scaled_down(matrix, limit * _LARGEST_RATIO),
         tf.constant(True),
         nothing,
         nothing,
@@ -231,7 +239,7 @@ def clip_by_products(matrix: tf.Tensor, limit: Scalar) -> ClippedByProducts:
         maximum_iterations=_MOST_PASSES,
     )
     inside = tf.cond(
-        done, lambda: last.matrix, lambda: _scaled_down(last.matrix, limit)
+        done, lambda: last.matrix, lambda: scaled_down(last.matrix, limit)
     )
     return last._replace(matrix=inside)
 
@@ -256,8 +264,8 @@ def _clip_by_products_once(
     eye = tf.eye(size, dtype=dtype)
     scaled = matrix / (limit / np.sqrt(1 + _RESIDUE))
     gram = tf.matmul(scaled, scaled, transpose_a=True)
-    bound = _largest_eigenvalue_bound(gram, eye)
-    limit_square = tf.maximum(bound / 1.5, 1.0)
+    bound = largest_eigenvalue_bound(gram, eye)
+    limit_square = tf.maximum(bound / 1.5, 1.0)[..., None, None]
 
     def clip():
         gap = gram / limit_square - eye
@@ -268,7 +276,7 @@ def _clip_by_products_once(
             sign = tf.matmul(1.5 * scale * eye - scale**3 / 2 * square, sign)
         active = (sign + eye) / 2
         excess = tf.matmul(gap, active)
-        excess = (excess + tf.transpose(excess)) / 2
+        excess = (excess + tf.linalg.matrix_transpose(excess)) / 2
         inner = tf.matmul(_SQUARE * eye - _CUBE * excess, excess) - eye / 2
         shrink = eye + tf.matmul(inner, excess)
         # Passes share V: excesses add up, and the last one, at the limit
@@ -280,24 +288,33 @@ def _clip_by_products_once(
             active,
         )
 
-    result = tf.cond(bound <= 1.0, lambda: tuple(clipped), clip)
+    inside = tf.reduce_all(bound <= 1.0)
+    result = tf.cond(inside, lambda: tuple(clipped), clip)
     # Not `limit_square <= 1`: NaN must end the loop.
-    return ClippedByProducts(*result), tf.logical_not(limit_square > 1.0)
+    done = tf.logical_not(tf.reduce_any(limit_square > 1.0))
+    return ClippedByProducts(*result), done
 
 
-def _largest_eigenvalue_bound(gram: tf.Tensor, eye: tf.Tensor) -> tf.Tensor:
-    """Bounds λmax(G) by Chebyshev's polynomial T₈.
+def largest_eigenvalue_bound(
+    gram: tf.Tensor, eye: tf.Tensor, doublings: int = 3
+) -> tf.Tensor:
+    """Bounds λmax of Hermitian G >= 0, (..., n, n), by Chebyshev's polynomial.
 
-    It is at most 1 in absolute value on [-1, 1] and grows fast outside: the
-    Frobenius norm of its value at 2G - I tells the largest eigenvalue. G is
-    scaled so that the bound is best where G = I.
+    T_d, d = 2^doublings, is at most 1 in absolute value on [-1, 1] and grows
+    fast outside: the Frobenius norm of its value at 2G - I tells the largest
+    eigenvalue. G is scaled so that the bound is best where G = I. It is tight
+    where it exceeds 1, and below 1 where λmax(G) is.
     """
     size = gram.shape[-1]
-    slack = (1 + np.cosh(np.arccosh(np.sqrt(size)) / 8)) / 2
-    scale = tf.maximum(tf.linalg.trace(gram) / size, 1.0)
-    chebyshev = 2 * slack / scale * gram - eye
-    for _ in range(3):
+    degree = 2**doublings
+    slack = (1 + np.cosh(np.arccosh(np.sqrt(size)) / degree)) / 2
+    trace = tf.math.real(tf.linalg.trace(gram))
+    scale = tf.maximum(trace / size, 1.0)
+    factor = tf.cast(2 * slack / scale, gram.dtype)[..., None, None]
+    chebyshev = factor * gram - eye
+    for _ in range(doublings):
         chebyshev = 2 * tf.matmul(chebyshev, chebyshev) - eye
-    norm = tf.maximum(tf.norm(tf.cast(chebyshev, tf.float64)), 1.0)
-    bound = (1 + tf.cosh(tf.acosh(norm) / 8)) / 2 / slack
-    return tf.cast(bound, gram.dtype) * scale
+    wide = tf.cast(tf.abs(chebyshev), tf.float64)
+    norm = tf.maximum(tf.norm(wide, axis=(-2, -1)), 1.0)
+    bound = (1 + tf.cosh(tf.acosh(norm) / degree)) / 2 / slack
+    return tf.cast(bound, scale.dtype) * scale
