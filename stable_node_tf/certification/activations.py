@@ -141,13 +141,18 @@ def _relu(
     max_value: float | None = None,
     threshold: float = 0.0,
 ) -> float:
-    if threshold != 0.0 and negative_slope != 1.0:
+    if threshold != 0.0:
         raise ValueError(
             "A ReLU with a threshold other than 0 jumps there, and has no "
             f"Lipschitz constant. Received: threshold={threshold}"
         )
     del max_value  # a minimum with a constant
-    return max(1.0, abs(negative_slope))
+    return _leaky_relu(negative_slope)
+
+
+def _leaky_relu(negative_slope: float = 0.2) -> float:
+    """TensorFlow rounds the slope to float32, in float64 too."""
+    return max(1.0, abs(negative_slope) * (1 + 2**-23))
 
 
 # Slopes in [-|a|, |a|] ∪ {1}, with a roundings: exact, or one product.
@@ -155,16 +160,12 @@ register_activation(keras.activations.linear, 1.0, roundings=0)
 register_activation(keras.activations.relu, _relu, roundings=2)
 register_activation(keras.activations.relu6, 1.0, roundings=0)
 register_activation(keras.activations.hard_tanh, 1.0, roundings=0)
-register_activation(
-    keras.activations.leaky_relu,
-    lambda negative_slope=0.2: max(1.0, abs(negative_slope)),
-    roundings=2,
-)
+register_activation(keras.activations.leaky_relu, _leaky_relu, roundings=2)
 register_activation(
     keras.activations.elu, lambda alpha=1.0: max(1.0, abs(alpha))
 )
 # exp(x/α) <= 1 for x <= 0 < α.
-register_activation(keras.activations.celu, 1.0)
+register_activation(keras.activations.celu, lambda alpha=1.0: 1.0)
 # λα at x -> -0 (Klambauer et al., Self-normalizing neural networks, 2017):
 # 1.0507009873554805 · 1.6732632423543772 = 1.75809934...
 register_activation(keras.activations.selu, 1.7580993409)
@@ -175,17 +176,23 @@ register_activation(keras.activations.softplus, 1.0)
 register_activation(keras.activations.log_sigmoid, 1.0)
 register_activation(keras.activations.softsign, 1.0)
 register_activation(keras.activations.tanh_shrink, 1.0)
-register_activation(keras.activations.soft_shrink, 1.0)
+register_activation(keras.activations.soft_shrink, lambda threshold=0.5: 1.0)
 # (1 + x/√(x² + b))/2 <= 1; (x + 1)/2 <= 1 on [-1, 1].
-register_activation(keras.activations.squareplus, 1.0)
+register_activation(keras.activations.squareplus, lambda b=4: 1.0)
 register_activation(keras.activations.sparse_plus, 1.0)
 register_activation(keras.activations.sparse_sigmoid, 0.5)
 # relu6(x + 3)/6 and x relu6(x + 3)/6, whose slope is (2x + 3)/6 up to x = 3.
 register_activation(keras.activations.hard_sigmoid, 0.16666666667)
 register_activation(keras.activations.hard_silu, 1.5)
 # Φ(x) + xφ(x) has the slope φ(x)(2 - x²), so its extrema are at ±√2, and are
-# 1.12890... and -0.12890...; it tends to 0 and 1.
-register_activation(keras.activations.gelu, 1.12891)
+# 1.12890... and -0.12890...; it tends to 0 and 1. With tanh for Φ it is 1.12900
+# on a grid of [-10, 10] with spacing 1e-4, plus 1e-4/2 times a bound of the
+# second derivative, which with w = a(x + bx³) and q = 1 - tanh²(w) is at most
+# q(w' + |x|w''/2 + |x|w'²) < 2, as q <= min(1, 4 exp(-2|w|)).
+register_activation(
+    keras.activations.gelu,
+    lambda approximate=False: 1.1291 if approximate else 1.12891,
+)
 # σ(x) + xσ'(x) has the slope σ'(x)(2 - x tanh(x/2)), so its extrema are at
 # x = ±2.3994, and are 1.09984 and -0.09984; it tends to 0 and 1.
 register_activation(keras.activations.silu, 1.09984)
@@ -197,4 +204,4 @@ register_activation(keras.activations.silu, 1.09984)
 register_activation(keras.activations.mish, 1.089)
 # J = diag(p) - ppᵀ: vᵀJv is the variance of v, at most a quarter of the square
 # of max v - min v, and so at most |v|²/2.
-register_activation(keras.activations.softmax, 0.5)
+register_activation(keras.activations.softmax, lambda axis=-1: 0.5)

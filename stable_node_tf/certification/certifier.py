@@ -152,8 +152,16 @@ def certifier(model: keras.Model) -> Certifier:
         before = [reached[number] for number in step.inputs]
         shapes = [tuple(graph.tensors[n].shape[1:]) for n in step.inputs]
         reached[step.outputs[0]] = (
-            lipschitz_after(step.operation, [b for b, _ in before], shapes),
-            after_layer(step.operation, [s for _, s in before], unit, shapes),
+            lipschitz_after(
+                step.operation, [b for b, _ in before], shapes, **step.options
+            ),
+            after_layer(
+                step.operation,
+                [s for _, s in before],
+                unit,
+                shapes,
+                **step.options,
+            ),
         )
     bound, state = reached[readout.inputs[0]]
     if state is None:
@@ -307,13 +315,13 @@ def _check_applied(step: Step, graph: Graph) -> None:
                 "A certified model must have inputs of one shape. Received: "
                 f"{step.name} with inputs of shape {shape}"
             )
-    if step.options:
+    known = rule_of(step.operation).options
+    other = [f"{k}={v!r}" for k, v in step.options.items() if k not in known]
+    if other:
         raise ValueError(
             "A certified model must apply its layers in inference mode, to "
-            f"tensors. Received: {step.name}, called with "
-            + ", ".join(f"{k}={v!r}" for k, v in step.options.items())
+            f"tensors. Received: {step.name}, called with {', '.join(other)}"
         )
-    rule_of(step.operation)
 
 
 def _readout(graph: Graph) -> Step:
@@ -343,7 +351,9 @@ def _unit_roundoff(graph: Graph) -> float:
     dtypes = {graph.tensors[0].dtype}
     for step in graph.steps:
         layer = step.operation
-        dtypes |= {layer.compute_dtype, layer.variable_dtype}
+        if isinstance(layer, keras.Layer):
+            dtypes |= {layer.compute_dtype, layer.variable_dtype}
+        dtypes |= {graph.tensors[number].dtype for number in step.outputs}
     if dtypes == {"float64"} or (dtypes == {"float32"} and not _may_use_tf32()):
         return float(np.finfo(dtypes.pop()).eps) / 2
     return 0.0

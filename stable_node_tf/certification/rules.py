@@ -15,8 +15,8 @@ from stable_node_tf.replaced_methods import replaced_methods
 from stable_node_tf.stability.lipschitz import network_lipschitz
 
 Shape = tuple[int, ...]
-Combine = Callable[[Any, list[float], list[Shape]], float]
-Rounding = Callable[[Any, Any, float, Any], Computed | None]
+Combine = Callable[..., float]
+Rounding = Callable[..., Computed | None]
 
 
 class Rule(NamedTuple):
@@ -25,17 +25,19 @@ class Rule(NamedTuple):
     lipschitz: Callable[[Any], float] | None
     combine: Combine | None
     rounding: Rounding | None
+    options: tuple[str, ...]
 
 
-_RULES: dict[type[keras.layers.Layer], Rule] = {}
+_RULES: dict[type[keras.Operation], Rule] = {}
 
 
 def register_rule(
-    layer_type: type[keras.layers.Layer],
+    layer_type: type[keras.Operation],
     *,
     lipschitz: Callable[[Any], float] | None = None,
     combine: Combine | None = None,
     rounding: Rounding | None = None,
+    options: tuple[str, ...] = (),
 ) -> None:
     """Says what is proven about the layers of a type.
 
@@ -44,7 +46,8 @@ def register_rule(
     anything, and only for instances none of whose methods was replaced.
 
     Args:
-      layer_type: a subclass of `keras.layers.Layer`.
+      layer_type: a subclass of `keras.layers.Layer`, or of `keras.Operation`
+        for what `keras.ops` put into a functional model.
       lipschitz: takes a layer, with its weights as they are now, and returns a
         Lipschitz constant in the 2-norm over all entries of an input, in real
         arithmetic and inference mode. It may raise a ValueError that says why
@@ -59,9 +62,12 @@ def register_rule(
         it, the unit roundoff u of its dtype and the shape of an input without
         the batch, and returns the state after it, or None if nothing is known.
         Beside `combine` it takes lists of states and of shapes.
+      options: names of arguments of a call other than tensors, the numbers of
+        a sum for example. `combine` and `rounding` take by name those that a
+        call was given; a model with other ones is refused.
 
     Raises:
-      TypeError: if `layer_type` is not a type of layer.
+      TypeError: if `layer_type` is not a type of layer or operation.
       ValueError: unless either `lipschitz` or `combine` is given.
 
     >>> class Halved(keras.layers.Layer):
@@ -76,19 +82,18 @@ def register_rule(
     (array([0]), array([2.828]))
     """
     if not (
-        isinstance(layer_type, type)
-        and issubclass(layer_type, keras.layers.Layer)
+        isinstance(layer_type, type) and issubclass(layer_type, keras.Operation)
     ):
         raise TypeError(
-            "`layer_type` must be a subclass of keras.layers.Layer. "
-            f"Received: layer_type={layer_type!r}"
+            "`layer_type` must be a subclass of keras.layers.Layer or "
+            f"keras.Operation. Received: layer_type={layer_type!r}"
         )
     if (lipschitz is None) == (combine is None):
         raise ValueError(
             "Either `lipschitz` or `combine` must be given. "
             f"Received: lipschitz={lipschitz!r}, combine={combine!r}"
         )
-    _RULES[layer_type] = Rule(lipschitz, combine, rounding)
+    _RULES[layer_type] = Rule(lipschitz, combine, rounding, options)
 
 
 def rule_of(layer: Any) -> Rule:
@@ -129,9 +134,11 @@ def layer_lipschitz(layer: Any) -> float:
 
 
 def lipschitz_after(
-    layer: Any, bounds: list[float], shapes: list[Shape]
+    layer: Any, bounds: list[float], shapes: list[Shape], **options: Any
 ) -> float:
     """Lipschitz constant of an output, given those of the layer's inputs.
+
+    `options` are those of `register_rule` that the call was given.
 
     Raises:
       ValueError: see `layer_lipschitz`; also if a layer for one tensor is
@@ -139,7 +146,7 @@ def lipschitz_after(
     """
     combine = rule_of(layer).combine
     if combine is not None:
-        return _checked(layer, combine(layer, bounds, shapes))
+        return _checked(layer, combine(layer, bounds, shapes, **options))
     check_one_input(layer, bounds)
     return network_lipschitz(bounds[0], layer_lipschitz(layer))
 
@@ -149,13 +156,14 @@ def after_layer(
     states: Sequence[Computed | None],
     unit: float,
     shapes: list[Shape],
+    **options: Any,
 ) -> Computed | None:
     """Returns the state after a layer; None where rounding is not bounded."""
     rule = rule_of(layer)
     if rule.rounding is None or any(state is None for state in states):
         return None
     if rule.combine is not None:
-        return rule.rounding(layer, states, unit, shapes)
+        return rule.rounding(layer, states, unit, shapes, **options)
     return rule.rounding(layer, states[0], unit, shapes[0])
 
 

@@ -80,8 +80,8 @@ def title(operation: Any) -> str:
 def model_graph(model: keras.Model) -> Graph:
     """Reads a functional or sequential model.
 
-    Models among its layers are opened if they have one input and are called
-    without arguments of other kinds.
+    Models among its layers are opened if they are called with tensors alone, in
+    the structure of inputs that they declare.
 
     Raises:
       TypeError: if it is not a Keras model.
@@ -104,7 +104,7 @@ def model_graph(model: keras.Model) -> Graph:
         )
     tensors: list[Any] = [model.inputs[0]]
     steps: list[Step] = []
-    [output] = _append(model, 0, tensors, steps)
+    [output] = _append(model, [0], tensors, steps)
     needed, kept = {output}, []
     for step in reversed(steps):
         if not needed.isdisjoint(step.outputs):
@@ -195,11 +195,11 @@ def _function(model: Any) -> Any:
 
 
 def _append(
-    model: Any, entry: int, tensors: list[Any], steps: list[Step]
+    model: Any, entries: list[int], tensors: list[Any], steps: list[Step]
 ) -> list[int]:
-    """Appends the steps of a model with one input; numbers of its outputs."""
+    """Appends the steps of a model; numbers of its outputs."""
     function = _function(model)
-    numbers = {id(function.inputs[0]): entry}
+    numbers = dict(zip(map(id, function.inputs), entries, strict=True))
 
     def add(tensor: Any) -> int:
         tensors.append(tensor)
@@ -216,20 +216,36 @@ def _append(
         options = _options(operation, node.arguments)
         opened = (
             _function(operation) is not None
-            and len(inputs) == len(operation.inputs) == 1
+            and _given_as_declared(operation, node.arguments)
             and not _hidden(operation)
             and not options
         )
         if opened:
-            cast = add(operation.inputs[0])
-            layer = operation.inputs[0]._keras_history.operation
-            steps.append(Step(layer, inputs, (cast,), {}))
-            outputs = _append(operation, cast, tensors, steps)
+            casts = [add(tensor) for tensor in operation.inputs]
+            for number, cast in zip(inputs, casts, strict=True):
+                layer = tensors[cast]._keras_history.operation
+                steps.append(Step(layer, (number,), (cast,), {}))
+            outputs = _append(operation, casts, tensors, steps)
         else:
             outputs = [add(tensor) for tensor in node.outputs]
             steps.append(Step(operation, inputs, tuple(outputs), options))
         numbers.update(zip(map(id, node.outputs), outputs, strict=True))
     return [numbers[id(tensor)] for tensor in function.outputs]
+
+
+def _given_as_declared(model: Any, arguments: Any) -> bool:
+    """Whether a call of a model hands over its inputs in their own order."""
+    given = arguments.keras_tensors
+    if len(given) == len(model.inputs) == 1:
+        return True
+    [first, *_] = [*arguments.args, *arguments.kwargs.values()]
+    try:
+        keras.tree.assert_same_structure(
+            *map(keras.tree.lists_to_tuples, (first, model.input))
+        )
+    except (TypeError, ValueError):
+        return False
+    return len(given) == len(model.inputs)
 
 
 def _options(operation: Any, arguments: Any) -> dict[str, Any]:

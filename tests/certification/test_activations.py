@@ -41,6 +41,9 @@ KNOWN = [
     functools.partial(functions.leaky_relu, negative_slope=-3.0),
     functools.partial(functions.relu, max_value=2.0, negative_slope=0.5),
     functools.partial(functions.elu, alpha=2.5),
+    functools.partial(functions.gelu, approximate=True),
+    functools.partial(functions.celu, alpha=3.0),
+    functools.partial(functions.soft_shrink, threshold=1.5),
     LeakyTanh(0.2),
     CustomActivation(lambda x: 0.7 * x + tf.sin(x) / 5, alpha=0.5),
     keras.layers.LeakyReLU(negative_slope=2.0, dtype="float64"),
@@ -125,7 +128,13 @@ def test_rounding_of_others_is_unknown(name):
         (lambda x: x, "register_activation"),
         (functools.partial(functions.relu, threshold=1.0), "jumps"),
         (keras.layers.ReLU(threshold=1.0), "jumps"),
-        (functools.partial(functions.gelu, approximate=True), "approximate"),
+        (
+            functools.partial(
+                functions.relu, threshold=1.0, negative_slope=1.0
+            ),
+            "jumps",
+        ),
+        (functools.partial(functions.tanh, scale=2.0), "scale"),
     ],
 )
 def test_the_rest_is_refused(activation, message):

@@ -1,4 +1,4 @@
-"""Rules of certification for layers of Keras, one family a file."""
+"""Rules for layers and operations of Keras, one family a file."""
 
 from stable_node_tf.certification.keras_layers import (
     activation_layers,
@@ -7,6 +7,7 @@ from stable_node_tf.certification.keras_layers import (
     merging,
     moves,
     normalization,
+    operations,
     pooling,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "merging",
     "moves",
     "normalization",
+    "operations",
     "pooling",
 ]
