@@ -238,7 +238,7 @@ def _given_as_declared(model: Any, arguments: Any) -> bool:
     given = arguments.keras_tensors
     if len(given) == len(model.inputs) == 1:
         return True
-    [first, *_] = [*arguments.args, *arguments.kwargs.values()]
+    first = next(iter((*arguments.args, *arguments.kwargs.values())))
     try:
         keras.tree.assert_same_structure(
             *map(keras.tree.lists_to_tuples, (first, model.input))

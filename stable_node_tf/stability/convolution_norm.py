@@ -69,15 +69,14 @@ def convolution_norm(
             f"outputs), outputs a multiple of groups={groups}. Received: "
             f"kernel of shape {kernel.shape}"
         )
-    *sizes, inputs, outputs = (
-        kernel.shape if kernel.ndim > 2 else (1, *kernel.shape)
-    )
-    kernel = kernel.reshape(-1, inputs, groups, outputs // groups)
+    array = kernel[None] if kernel.ndim == 2 else kernel
+    *sizes, inputs, outputs = array.shape
+    array = array.reshape(-1, inputs, groups, outputs // groups)
     # To (taps and a zero, groups, inputs, outputs of a group).
-    taps = np.pad(np.moveaxis(kernel, 2, 1), [(0, 1)] + [(0, 0)] * 3)
-    kernel = np.moveaxis(taps[phases(sizes, strides, dilations)], -4, -3)
-    shape = (*kernel.shape[:-3], -1, kernel.shape[-1])
-    return _largest_symbol(kernel.reshape(shape))
+    taps = np.pad(np.moveaxis(array, 2, 1), [(0, 1)] + [(0, 0)] * 3)
+    array = np.moveaxis(taps[phases(sizes, strides, dilations)], -4, -3)
+    shape = (*array.shape[:-3], -1, array.shape[-1])
+    return _largest_symbol(array.reshape(shape))
 
 
 def phases(
@@ -99,16 +98,15 @@ def phases(
            [2, 3]])
     """
     axes = len(sizes)
-    strides = np.broadcast_to(strides, axes)
+    steps = np.broadcast_to(strides, axes)
     # Without strides, dilations only permute the values of the symbol.
-    dilations = np.where(strides > 1, np.broadcast_to(dilations, axes), 1)
+    gaps = np.where(steps > 1, np.broadcast_to(dilations, axes), 1)
     taps = np.indices(sizes).reshape(axes, math.prod(sizes))
-    places = taps * dilations[:, None]
-    slots, rest = np.divmod(places, strides[:, None])
+    slots, rest = np.divmod(taps * gaps[:, None], steps[:, None])
     shape = slots.max(axis=1) + 1
-    found = np.full((*shape, *strides), math.prod(sizes))
+    found = np.full((*shape, *steps), math.prod(sizes))
     found[(*slots, *rest)] = np.arange(math.prod(sizes))
-    return found.reshape(*shape, math.prod(strides))
+    return found.reshape(*shape, np.prod(steps))
 
 
 def frequencies(sizes: Sequence[int]) -> list[int]:

@@ -51,7 +51,7 @@ def _check_constant(operation: Any, constant: Any, shape: Shape) -> None:
 
 def _like(layer: Any) -> dict[str, Any]:
     """The rule of a layer for f(x, y); f(x, c) and f(c, x) have it, too."""
-    rule = rule_of(layer)
+    rule: Any = rule_of(layer)
 
     def combine(
         operation: Any, bounds: Any, shapes: Any, **constants: Any
@@ -227,30 +227,30 @@ register_rule(
     rounding=_after_factors,
     options=("x2",),
 )
-for _function, _arguments in (
-    (ops.negative, ()),
-    (ops.absolute, ()),
-    (ops.clip, (0.0, 1.0)),
+for _type in (
+    _type_of(ops.negative, _X),
+    _type_of(ops.absolute, _X),
+    _type_of(ops.clip, _X, 0.0, 1.0),
 ):
     register_rule(
-        _type_of(_function, _X, *_arguments),
+        _type,
         lipschitz=lambda operation: 1.0,
         rounding=lambda operation, state, unit, shape: state,
     )
-for _function, _arguments in (
-    (ops.reshape, ((-1, 2, 1),)),
-    (ops.transpose, ()),
-    (ops.swapaxes, (0, 1)),
-    (ops.moveaxis, (0, 1)),
-    (ops.flip, ()),
-    (ops.expand_dims, (1,)),
-    (ops.squeeze, ()),
-    (ops.get_item, (0,)),
-    (ops.pad, ([[0, 0], [1, 1]],)),
-    (ops.repeat, (2,)),
+for _type in (
+    _type_of(ops.reshape, _X, (-1, 2, 1)),
+    _type_of(ops.transpose, _X),
+    _type_of(ops.swapaxes, _X, 0, 1),
+    _type_of(ops.moveaxis, _X, 0, 1),
+    _type_of(ops.flip, _X),
+    _type_of(ops.expand_dims, _X, 1),
+    _type_of(ops.squeeze, _X),
+    _type_of(ops.get_item, _X, 0),
+    _type_of(ops.pad, _X, [[0, 0], [1, 1]]),
+    _type_of(ops.repeat, _X, 2),
 ):
     register_rule(
-        _type_of(_function, _X, *_arguments),
+        _type,
         combine=_moved,
         rounding=_after_moving,
         options=("key",),
