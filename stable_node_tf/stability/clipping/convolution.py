@@ -23,7 +23,7 @@ from stable_node_tf.stability.convolution_norm import (
 
 _LARGEST_RATIO = 1e6
 # Below the limit, for what is between the frequencies where it clips.
-_TARGET = 0.99
+_TARGET = 0.98
 # Chebyshev's polynomial of degree 16: at most 1 per cent too large.
 _DOUBLINGS = 4
 # Entries of all symbols that are held at once.
