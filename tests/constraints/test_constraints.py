@@ -9,6 +9,7 @@ from stable_node_tf import (
     nearest_stable,
     worst_case_log_norm,
 )
+from stable_node_tf.certification.rules import layer_lipschitz
 from stable_node_tf.stability.log_norm import euler_log_norm
 
 
@@ -53,6 +54,30 @@ def test_as_a_kernel_constraint():
     assert worst_case_log_norm(layer.kernel.numpy(), 0.5).upper <= 1e-5
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_as_a_constraint_of_convolutions(jit_compile):
+    """Training asks for gain, and gets what the certificates allow."""
+
+    def budget(strides=1):
+        return SpectralNormConstraint(1.0, strides)
+
+    layers = [
+        keras.layers.Conv2D(3, 3, kernel_constraint=budget()),
+        keras.layers.Conv2D(2, 2, 2, kernel_constraint=budget(2)),
+        keras.layers.Conv2DTranspose(2, 3, kernel_constraint=budget()),
+        keras.layers.DepthwiseConv2D(2, depthwise_constraint=budget()),
+        keras.layers.Conv2D(2, 2, dilation_rate=2, kernel_constraint=budget()),
+    ]
+    model = keras.Sequential([keras.Input((10, 10, 2)), *layers])
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=jit_compile)
+    images = np.random.default_rng(0).standard_normal((32, 10, 10, 2))
+    large = 100 * np.ones((32, *model.output_shape[1:]))
+    model.fit(images, large, epochs=20, batch_size=32, verbose=0)
+    bounds = [layer_lipschitz(layer) for layer in layers]
+    assert max(bounds) <= 1.0
+    assert min(bounds[:3]) >= 0.97
+
+
 @pytest.mark.parametrize("shape", [(30, 4), (4, 30), (5,), (1, 1)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_spectral_norm(shape, dtype):
@@ -78,6 +103,7 @@ def test_spectral_norm(shape, dtype):
         LogNormConstraint(-0.5, 0.1),
         LogNormConstraint(0.0, 0.1, step=0.5),
         SpectralNormConstraint(2.0),
+        SpectralNormConstraint(2.0, (2, 1)),
     ],
 )
 def test_serializes(constraint):
