@@ -29,7 +29,7 @@ from art.attacks import evasion
 from art.estimators.classification import TensorFlowV2Classifier
 
 from stable_node_tf import attacks
-from trainers import report
+from stable_node_tf.files import write_json
 from trainers.data import datasets
 from trainers.measurement import load_model
 
@@ -305,7 +305,7 @@ def main(argv):
             mean, deviation = np.mean(run), np.std(run, ddof=1)
             print(f"Square, {name}: {mean:.2%} ± {deviation:.2%}", flush=True)
     if path:
-        report.write_json(results, path)
+        write_json(results, path)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from stable_node_tf import worst_case_log_norm
-from trainers.report import write_json
+from stable_node_tf.files import write_json
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _SIZES = flags.DEFINE_list("sizes", ["16", "32", "64", "128"], "Dimensions d.")

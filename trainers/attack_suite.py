@@ -15,7 +15,8 @@ import numpy as np
 
 from stable_node_tf.attacks import Attack, Classifier
 from stable_node_tf.evaluation import AccuracyCurve
-from trainers import outcomes, report
+from stable_node_tf.files import write_json
+from trainers import outcomes
 from trainers.data.datasets import Split
 
 
@@ -73,7 +74,7 @@ def run(
             "seconds": round(time.perf_counter() - start, 2),
         }
         if path is not None:
-            report.write_json(record, path)
+            write_json(record, path)
     return {name: recorded_curve(record, name) for name in wanted}
 
 

@@ -23,7 +23,8 @@ from stable_node_tf.certification.certifier import (
     CertifiedCurve,
     certified_accuracy,
 )
-from trainers import command_line, distribution, report, training
+from stable_node_tf.files import write_json
+from trainers import command_line, distribution, training
 from trainers.certified_recipe import CertifiedRecipe
 from trainers.data import datasets
 from trainers.measurement import certified_points, load_keras
@@ -83,7 +84,7 @@ def main(recipe: CertifiedRecipe, options: Options) -> None:
             **certified_points(curve),
         }
         path = Path(options.output) / "certified.json"
-        report.write_json(summary, path)
+        write_json(summary, path)
         print(f"Wrote {path}")
 
 

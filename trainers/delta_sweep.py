@@ -22,6 +22,7 @@ import rich
 from rich.table import Table
 
 from stable_node_tf import attacks, stabilize
+from stable_node_tf.files import write_json
 from trainers import (
     command_line,
     delta_sweep_picture,
@@ -73,9 +74,9 @@ def main(options: Options) -> None:
                 model, delta_bar, recipe, data, options.readout_epochs
             )
             results["steps"] = list(known.values())
-            report.write_json(results, path)
+            write_json(results, path)
     results["steps"] = [known[delta_bar] for delta_bar in bounds]
-    report.write_json(results, path)
+    write_json(results, path)
     report.write_rows(_rows(results), directory / "sweep.csv")
     delta_sweep_picture.plot_delta_sweep(results, directory / "sweep.png")
     rich.print(table(results))

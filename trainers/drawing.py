@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trainers.report import atomic
+from stable_node_tf.files import atomic
 
 # Okabe and Ito's palette, told apart under every common color blindness.
 _STYLES = {

@@ -31,6 +31,7 @@ from stable_node_tf.certification.certifier import (
     certified_accuracy,
 )
 from stable_node_tf.evaluation import sanity_checks
+from stable_node_tf.files import write_json
 from stable_node_tf.models import with_finer_solver
 from stable_node_tf.saved_model import (
     ExportedModel,
@@ -44,7 +45,6 @@ from trainers import (
     command_line,
     drawing,
     outcomes,
-    report,
 )
 from trainers.data import datasets
 from trainers.measurement import (
@@ -150,7 +150,7 @@ def evaluate(options: Options) -> None:
         )
         print("of the exported model, a finer solver, certified accuracy.")
     if output is not None and path is not None:
-        report.write_json(record, path)
+        write_json(record, path)
         attack_report.write_csv(record, output / "evaluation.csv")
         attack_pictures.plot_attacks(record, output / "attacks.png")
         _draw_margins(model, test, options.dataset, output / "margins.png")

@@ -18,7 +18,7 @@ from rich import progress
 
 from stable_node_tf import attacks
 from stable_node_tf.evaluation import AccuracyCurve
-from trainers import report
+from stable_node_tf.files import atomic
 from trainers.data.datasets import Split
 
 _BATCH_SIZE = 500
@@ -89,7 +89,7 @@ def kept(
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         pass
     outcome = attack()
-    with report.atomic(path) as temporary, temporary.open("wb") as file:
+    with atomic(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file, made_from=np.array(description), **vars(outcome)
         )

@@ -1,22 +1,19 @@
 """Results as JSON, CSV and terminal tables: plain data in, nothing computed.
 
-Files are written under a temporary name and renamed, so that a file of results
-is always a complete one.
+A file of results is always a complete one.
 """
 
-import contextlib
 import csv
 import decimal
 import io
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich import table as rich_table
 
+from stable_node_tf.files import atomic
 from trainers import effects
 from trainers.data import datasets
 
@@ -42,44 +39,6 @@ _SCALARS = (
     *("encoder_norm", "readout_norm", "training_seconds", "steps"),
     "zero_gradient_share",
 )
-
-
-@contextlib.contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path, and renames it to `path` at the end."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.tmp.{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(results: Results, path: str | Path) -> None:
-    """Writes results as JSON; NumPy numbers and arrays are welcome.
-
-    Raises:
-        ValueError: if a number is NaN or infinite, which JSON cannot say.
-        TypeError: if there is anything but plain data.
-    """
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, (np.generic, np.ndarray)):
-            return value.tolist()
-        raise TypeError(
-            "results must hold plain data. Received: " + type(value).__name__
-        )
-
-    try:
-        text = json.dumps(results, indent=2, allow_nan=False, default=plain)
-    except ValueError as error:
-        raise ValueError(
-            f"results must hold finite numbers only. Received: {error}"
-        ) from error
-    with atomic(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path, expected: Results) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import keras
 
 from stable_node_tf import attacks, nearest_stable
 from stable_node_tf.evaluation import AccuracyCurve
+from stable_node_tf.files import write_json
 from stable_node_tf.stability.lipschitz import (
     network_lipschitz,
     spectral_norm_bound,
@@ -120,7 +121,7 @@ class Bench:
             **more,
             **environment(),
         }
-        report.write_json(results, self.directory / "results.json")
+        write_json(results, self.directory / "results.json")
         report.write_csv(results, self.directory / "results.csv")
         return results
 

@@ -12,7 +12,8 @@ training and reports on them; the test images are never touched here. With
 import dataclasses
 from pathlib import Path
 
-from trainers import command_line, distribution, report, training
+from stable_node_tf.files import write_json
+from trainers import command_line, distribution, training
 from trainers.data import datasets
 from trainers.recipe import Recipe
 from trainers.settings import setting
@@ -61,7 +62,7 @@ def main(recipe: Recipe, options: Options) -> None:
         "training_seconds": trained.seconds,
         "steps": trained.steps,
     }
-    report.write_json(summary, output / "train.json")
+    write_json(summary, output / "train.json")
     for quantity, value in stability.items():
         print(f"{quantity}: {value}")
     print(f"Wrote {output / 'model.keras'}, {version} and train.json")

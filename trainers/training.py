@@ -14,9 +14,10 @@ import keras
 import tensorflow as tf
 
 from stable_node_tf.callbacks import StabilityMonitor
+from stable_node_tf.files import atomic, write_json
 from stable_node_tf.operation_errors import reason
 from stable_node_tf.saved_model import save_classifier
-from trainers import distribution, report
+from trainers import distribution
 from trainers.data.datasets import Split
 from trainers.recipe import TrainingRecipe
 
@@ -156,7 +157,7 @@ def save(model: keras.Model, directory: Path) -> Path:
     Returns:
       The version directory of the SavedModel.
     """
-    with report.atomic(directory / "model.keras") as temporary:
+    with atomic(directory / "model.keras") as temporary:
         model.save(temporary)
     return save_classifier(model, directory)
 
@@ -212,7 +213,7 @@ def _announce(
     recipe: TrainingRecipe, name: str, folder: Path, epoch: int
 ) -> None:
     if epoch == 0:
-        report.write_json(dataclasses.asdict(recipe), folder / "recipe.json")
+        write_json(dataclasses.asdict(recipe), folder / "recipe.json")
     elif epoch < recipe.epochs:
         print(f"{name}: resuming after epoch {epoch} of {recipe.epochs}")
     else:

@@ -25,6 +25,7 @@ import numpy as np
 from stable_node_tf import StableODELayer, attacks, evaluation
 from stable_node_tf.certification.certifier import certified_accuracy
 from stable_node_tf.evaluation import sanity_checks
+from stable_node_tf.files import atomic, write_json
 from stable_node_tf.saved_model import (
     ExportedModel,
     load_classifier,
@@ -173,7 +174,7 @@ def build(
         ),
         **environment(),
     }
-    report.write_json(results, work / "results.json")
+    write_json(results, work / "results.json")
     write_card(work)
 
 
@@ -201,7 +202,7 @@ def bounds(model: keras.Model) -> dict[str, Any]:
 def write_card(directory: Path) -> None:
     """Writes README.md from the results.json beside it."""
     results = json.loads((directory / "results.json").read_text())
-    with report.atomic(directory / "README.md") as temporary:
+    with atomic(directory / "README.md") as temporary:
         temporary.write_text(model_card.card(results), encoding="utf-8")
 
 
@@ -220,7 +221,7 @@ def _exported(
     }
     if not report.read_json(marker, made_from):
         save_classifier(model, work)
-        report.write_json(made_from, marker)
+        write_json(made_from, marker)
     return load_classifier(work / "1")
 
 

@@ -8,6 +8,7 @@ from bars import in_place_of_data, split
 from programs import SMALL, run, small_model
 
 from stable_node_tf import ode_classifier
+from stable_node_tf.files import write_json
 from stable_node_tf.saved_model import (
     save_classifier,
 )
@@ -16,7 +17,6 @@ from trainers import (
     attack_suite,
     evaluate,
     outcomes,
-    report,
     summarize,
 )
 from trainers.data import datasets
@@ -225,7 +225,7 @@ def test_a_record_is_of_one_model_and_of_its_images(tmp_path):
 
     record = attack_suite.open_record(path, model, "mnist", digits(30))
     record["attacks"] = {"fgsm": {}}
-    report.write_json(record, path)
+    write_json(record, path)
     assert known(digits(30)) == {"fgsm": {}}
     assert known(digits(20)) == known(digits(30, first=1)) == {}
     model.write_bytes(b"another")

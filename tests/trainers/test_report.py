@@ -7,6 +7,7 @@ import pytest
 import rich.cells
 import rich.console
 
+from stable_node_tf.files import write_json
 from trainers import report
 
 
@@ -81,7 +82,7 @@ def results():
 
 def test_json_comes_back_as_it_went_in(results, tmp_path):
     path = tmp_path / "new" / "results.json"
-    report.write_json(results, path)
+    write_json(results, path)
     assert json.loads(path.read_text()) == results
     assert list(path.parent.iterdir()) == [path]
 
@@ -90,7 +91,7 @@ def test_json_takes_numpy(results, tmp_path):
     results["models"][0]["clean_accuracy"] = np.float32(0.5)
     results["models"][0]["steps"] = np.int64(7)
     results["config"]["epsilons"] = np.array([0.0, 0.5])
-    report.write_json(results, tmp_path / "results.json")
+    write_json(results, tmp_path / "results.json")
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["models"][0]["clean_accuracy"] == 0.5
     assert written["models"][0]["steps"] == 7
@@ -103,11 +104,11 @@ def test_json_takes_numpy(results, tmp_path):
 )
 def test_refused_json_leaves_the_earlier_file(results, tmp_path, value, error):
     path = tmp_path / "results.json"
-    report.write_json(results, path)
+    write_json(results, path)
     before = path.read_bytes()
     results["models"][0]["delta_upper"] = value
     with pytest.raises(error, match="results must hold"):
-        report.write_json(results, path)
+        write_json(results, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
