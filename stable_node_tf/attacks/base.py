@@ -76,6 +76,11 @@ class Attack:
         """Whether it needs gradients."""
         return self.loss is not None
 
+    @property
+    def minimal(self) -> bool:
+        """Whether it looks for the smallest change, and needs no budget."""
+        return False
+
     def describe(self) -> dict[str, Any]:
         """All that it says of itself, as plain data."""
         return {
@@ -96,7 +101,7 @@ class Attack:
         model: Classifier,
         images: Any,
         labels: Any = None,
-        epsilons: float | Sequence[float] = (),
+        epsilons: float | Sequence[float] | None = None,
         *,
         bounds: Sequence[float] = (0.0, 1.0),
         targets: Any = None,
@@ -124,7 +129,7 @@ class Attack:
         model: Classifier,
         images: Any,
         labels: Any = None,
-        epsilons: float | Sequence[float] = (),
+        epsilons: float | Sequence[float] | None = None,
         *,
         bounds: Sequence[float] = (0.0, 1.0),
         targets: Any = None,
@@ -149,7 +154,8 @@ class Attack:
             labels: integer array (n,) with the true classes; omitted with a
                 data set.
             epsilons: one budget or several, in the attack's norm of a whole
-                image and in the units of the bounds; finite and >= 0.
+                image and in the units of the bounds; finite and >= 0. Omitted
+                for the smallest change that a minimal attack can find.
             bounds: the smallest and the largest value of a pixel.
             targets: integer array (n,): the attack moves towards these classes
                 and succeeds where the model answers them. By default it moves
@@ -172,6 +178,7 @@ class Attack:
             targets=targets,
             batch_size=batch_size,
             loss=self.loss,
+            minimal=self.minimal,
         )
         return self._attacked(
             model, asked, None if labels is None else len(labels)
@@ -197,7 +204,7 @@ class Attack:
                 logits = answer(images).numpy()
                 check_finite(logits, batch.numbers, "the logits under attack")
                 predictions.append(logits.argmax(axis=1))
-            yield batch.result(moved, np.array(predictions))
+            yield batch.result(moved, np.array(predictions), self.norm)
 
 
 _registered: dict[str, Attack] = {}

@@ -20,6 +20,7 @@ from stable_node_tf.attacks.gradients import (
     logits_and_gradient,
     read_logits,
 )
+from stable_node_tf.attacks.norms import NORMS
 from stable_node_tf.attacks.result import AttackResult
 from stable_node_tf.checks import check_count
 
@@ -60,20 +61,24 @@ class Batch(NamedTuple):
         return (predictions == self.classes[image]) == targeted
 
     def result(
-        self, adversarial: np.ndarray, predictions: np.ndarray
+        self, adversarial: np.ndarray, predictions: np.ndarray, norm: str
     ) -> AttackResult:
-        """What has become of the images."""
+        """What has become of the images, under an attack in that norm."""
         stuck = None
         if self.gradient is not None:
             axes = tuple(range(1, self.gradient.ndim))
             stuck = ~np.any(self.gradient, axis=axes)
+        success = self.succeeds(predictions)
+        offsets = (adversarial - self.images).reshape(*success.shape, -1)
+        lengths = np.linalg.norm(offsets, NORMS[norm].order, axis=2)
         return AttackResult(
             epsilons=self.epsilons,
             adversarial=adversarial,
             predictions=predictions,
             clean_predictions=self.logits.argmax(axis=1),
             labels=self.labels,
-            success=self.succeeds(predictions),
+            success=success,
+            distances=np.where(success, lengths, np.inf),
             zero_gradient=stuck,
         )
 
@@ -82,22 +87,23 @@ def ask(
     model: Classifier,
     images: Any,
     labels: Any = None,
-    epsilons: float | Sequence[float] = 0.0,
+    epsilons: float | Sequence[float] | None = 0.0,
     *,
     bounds: Sequence[float] = (0.0, 1.0),
     targets: Any = None,
     batch_size: int = 500,
     loss: str | None = None,
+    minimal: bool = False,
 ) -> Iterator[Batch]:
     """Checks images and labels, and asks the model about them.
 
-    Arguments but for `loss`, the name of one of `losses.LOSSES`, are those of
-    `stable_node_tf.attacks.Attack.batches`. They are checked at the call, the
+    Arguments are those of `stable_node_tf.attacks.Attack.batches`, and the
+    attack's properties `loss` and `minimal`. They are checked at the call, the
     model's answers batch by batch.
     """
     limits = check_bounds(bounds)
     size = check_count(batch_size, "batch_size")
-    budgets = check_epsilons(epsilons)
+    budgets = check_epsilons(epsilons, minimal)
     parts: Iterator[tuple[np.ndarray, ...]]
     if isinstance(images, tf.data.Dataset):
         if labels is not None or targets is not None:

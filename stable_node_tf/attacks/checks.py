@@ -6,13 +6,19 @@ from typing import Any
 import numpy as np
 
 
-def check_epsilons(epsilons: float | Sequence[float]) -> np.ndarray:
+def check_epsilons(
+    epsilons: float | Sequence[float] | None, minimal: bool = False
+) -> np.ndarray:
     """Returns one budget or several, finite and >= 0, as float64 of shape (E,).
+
+    An attack that is minimal needs no budget: None is a single infinite one.
 
     Example:
         >>> check_epsilons([0, 0.25]).tolist(), check_epsilons(0.5).tolist()
         ([0.0, 0.25], [0.5])
     """
+    if minimal and epsilons is None:
+        return np.array([np.inf])
     try:
         budgets = np.asarray(epsilons, dtype=np.float64)
     except (TypeError, ValueError):

@@ -148,7 +148,8 @@ class IteratedAttack(Attack):
 
         def all_tasks() -> Iterator[_Task]:
             for batch in itertools.chain([first], batches):
-                unfinished.append(_Progress(batch, max(self.restarts, 1)))
+                runs = max(self.restarts, 1)
+                unfinished.append(_Progress(batch, runs, self.norm))
                 yield from unfinished[-1].tasks()
 
         queue = all_tasks()
@@ -189,8 +190,8 @@ class IteratedAttack(Attack):
 class _Progress:
     """A batch of images under attack, and what has been found so far."""
 
-    def __init__(self, batch: Batch, runs: int) -> None:
-        self.batch, self.runs = batch, runs
+    def __init__(self, batch: Batch, runs: int, norm: str) -> None:
+        self.batch, self.runs, self.norm = batch, runs, norm
         budgets = len(batch.epsilons)
         self.order = np.argsort(batch.epsilons, kind="stable")
         answers = self.answers = batch.logits.argmax(axis=1)
@@ -216,7 +217,7 @@ class _Progress:
         return self.all_taken_up and not self.busy_rows
 
     def result(self) -> AttackResult:
-        return self.batch.result(self.adversarial, self.predictions)
+        return self.batch.result(self.adversarial, self.predictions, self.norm)
 
 
 class _Task(NamedTuple):

@@ -27,6 +27,16 @@ class MaxNorm:
         """The nearest offset in the ball of radius epsilon."""
         return tf.clip_by_value(offset, -epsilon, epsilon)
 
+    @staticmethod
+    def length(offset: Any) -> Any:
+        """The norm for each image, shape (b, 1, ...)."""
+        return tf.reduce_max(tf.abs(offset), _axes(offset), keepdims=True)
+
+    @staticmethod
+    def slope(gradient: Any) -> Any:
+        """How much the steepest step of length 1 gains, shape (b, 1, ...)."""
+        return tf.reduce_sum(tf.abs(gradient), _axes(gradient), keepdims=True)
+
 
 class EuclideanNorm:
     """The 2-norm of a whole image."""
@@ -45,21 +55,31 @@ class EuclideanNorm:
     def direction(gradient: Any) -> Any:
         """The steepest step of length 1 for each image."""
         # Scaled first, so that squares of tiny gradients do not underflow.
-        axes = list(range(1, gradient.shape.rank))
-        largest = tf.reduce_max(tf.abs(gradient), axes, keepdims=True)
+        largest = MaxNorm.length(gradient)
         scaled = tf.math.divide_no_nan(gradient, largest)
-        return tf.math.divide_no_nan(scaled, _lengths(scaled))
+        return tf.math.divide_no_nan(scaled, EuclideanNorm.length(scaled))
 
     @staticmethod
     def project(offset: Any, epsilon: Any) -> Any:
         """The nearest offset in the ball of radius epsilon."""
-        shrunk = tf.math.divide_no_nan(epsilon, _lengths(offset))
+        shrunk = tf.math.divide_no_nan(epsilon, EuclideanNorm.length(offset))
         return offset * tf.minimum(1.0, shrunk)
 
+    @staticmethod
+    def length(offset: Any) -> Any:
+        """The norm for each image, shape (b, 1, ...)."""
+        squares = tf.reduce_sum(tf.square(offset), _axes(offset), keepdims=True)
+        return tf.sqrt(squares)
 
-def _lengths(x: Any) -> Any:
-    axes = list(range(1, x.shape.rank))
-    return tf.sqrt(tf.reduce_sum(tf.square(x), axes, keepdims=True))
+    @staticmethod
+    def slope(gradient: Any) -> Any:
+        """How much the steepest step of length 1 gains, shape (b, 1, ...)."""
+        return EuclideanNorm.length(gradient)
+
+
+def _axes(x: Any) -> list[int]:
+    """All but the first."""
+    return list(range(1, x.shape.rank))
 
 
 NORMS: dict[str, type[MaxNorm] | type[EuclideanNorm]] = {

@@ -20,6 +20,8 @@ class AttackResult:
         success: bool, shape (E, n): True where the attacked image is
             misclassified or, with targets, classified as the target. It may
             have been so without any attack.
+        distances: how far the images have been moved, in the attack's norm,
+            shape (E, n); infinite where there is no success.
         zero_gradient: bool, shape (n,): True where the gradient of the loss
             is exactly zero in every pixel, so that a gradient attack cannot
             move the image (a symptom of masked gradients). None for an attack
@@ -32,6 +34,7 @@ class AttackResult:
     clean_predictions: np.ndarray
     labels: np.ndarray
     success: np.ndarray
+    distances: np.ndarray
     zero_gradient: np.ndarray | None
 
     @property
@@ -55,10 +58,13 @@ def collect(batches: Iterable[AttackResult]) -> AttackResult:
     parts = list(batches)
     joined = {
         name: np.concatenate([vars(part)[name] for part in parts], axis)
-        for name, axis in (
-            *(("adversarial", 1), ("predictions", 1), ("success", 1)),
-            *(("clean_predictions", 0), ("labels", 0), ("zero_gradient", 0)),
+        for axis, names in enumerate(
+            (
+                ("clean_predictions", "labels", "zero_gradient"),
+                ("adversarial", "predictions", "success", "distances"),
+            )
         )
+        for name in names
         if vars(parts[0])[name] is not None
     }
     return dataclasses.replace(parts[0], **joined)

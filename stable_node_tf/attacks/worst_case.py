@@ -12,10 +12,11 @@ from stable_node_tf.attacks.result import AttackResult
 
 @dataclasses.dataclass(frozen=True)
 class WorstCase(Attack):
-    """Takes for each image and budget the first attack that succeeds.
+    """Takes for each image and budget the attack that succeeds.
 
-    Where none does, the images of the last attack are taken. An image counts
-    as one without a gradient if no attack that uses gradients has found any.
+    Of several, that which moves the image least; where none does, the first.
+    An image counts as one without a gradient if no attack that uses gradients
+    has found any. Without budgets all attacks must be minimal, as `FMN` is.
 
     Args:
         attacks: attacks in one norm, at least one.
@@ -70,28 +71,23 @@ class WorstCase(Attack):
 
 
 def _strongest(results: Sequence[AttackResult]) -> AttackResult:
-    worst = results[-1]
-    adversarial, predictions = worst.adversarial, worst.predictions
-    success, stuck = worst.success, worst.zero_gradient
-    for result in reversed(results[:-1]):
-        if not np.array_equal(result.labels, worst.labels):
+    for result in results:
+        if not np.array_equal(result.labels, results[0].labels):
             raise ValueError(
                 "images must come in the same order for each attack. "
                 "Received: a data set that shuffles them anew"
             )
-        hit = result.success
-        wide = hit.reshape(*hit.shape, *[1] * (adversarial.ndim - 2))
-        adversarial = np.where(wide, result.adversarial, adversarial)
-        predictions = np.where(hit, result.predictions, predictions)
-        success = hit | success
-        if stuck is None or result.zero_gradient is None:
-            stuck = result.zero_gradient if stuck is None else stuck
-        else:
-            stuck = stuck & result.zero_gradient
+    best = np.argmin([result.distances for result in results], axis=0)
+
+    def taken(field: str) -> np.ndarray:
+        values = np.stack([vars(result)[field] for result in results])
+        at = best.reshape(1, *best.shape, *[1] * (values.ndim - 3))
+        return np.take_along_axis(values, at, axis=0)[0]
+
+    stuck = [r.zero_gradient for r in results if r.zero_gradient is not None]
+    fields = ("adversarial", "predictions", "success", "distances")
     return dataclasses.replace(
-        worst,
-        adversarial=adversarial,
-        predictions=predictions,
-        success=success,
-        zero_gradient=stuck,
+        results[0],
+        **{field: taken(field) for field in fields},
+        zero_gradient=np.all(stuck, axis=0) if stuck else None,
     )

@@ -217,6 +217,31 @@ def test_pgd_is_as_strong_as_art(classifier, data, art_model, norm):
     assert abs(1 - np.mean(ours.success) - theirs) <= POINTS
 
 
+@pytest.mark.parametrize(
+    ("norm", "cls", "settings"),
+    [
+        ("linf", "LInfFMNAttack", {"steps": 100}),
+        ("l2", "L2DeepFoolAttack", {"overshoot": 1e-3}),
+    ],
+)
+def test_smallest_changes_are_those_of_foolbox(
+    classifier, data, foolbox_model, norm, cls, settings
+):
+    """Its L2FMNAttack and DDN stay above, and do not help to compare."""
+    foolbox = pytest.importorskip("foolbox")
+    images, labels = data
+    _, moved, success = getattr(foolbox.attacks, cls)(**settings)(
+        foolbox_model, *map(tf.constant, data), epsilons=None
+    )
+    offsets = (moved.numpy() - images).reshape(len(images), -1)
+    order = {"linf": np.inf, "l2": 2}[norm]
+    theirs = np.linalg.norm(offsets, order, axis=1)[success.numpy()]
+    result = attacks.FMN(norm=norm)(classifier, images, labels)
+    assert result.success.all() and success.numpy().mean() > 0.95
+    ratio = np.median(result.distances) / np.median(theirs)
+    assert ratio == pytest.approx(1.0, abs=0.01)
+
+
 @pytest.mark.slow
 def test_square_is_as_strong_as_art():
     """On equal terms: ART's squares never touch the last row and column.

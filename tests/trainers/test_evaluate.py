@@ -83,6 +83,7 @@ def test_evaluate_runs_every_attack_and_check(tmp_path, data, capsys):
     record = json.loads((out / "evaluation.json").read_text())
     assert record["attacks"].keys() == {
         *("fgsm", "pgd", "pgd_dlr", "square", "pgd_l2", "pgd_l2_dlr"),
+        *("fmn", "fmn_l2"),
     }
     for name, attack in record["attacks"].items():
         assert attack["norm"] == ("l2" if "_l2" in name else "linf")
@@ -101,7 +102,7 @@ def test_evaluate_runs_every_attack_and_check(tmp_path, data, capsys):
     assert zeros["measured"]["share"] == smooth < shares["pgd_dlr"]
     certified = record["certified"]["certified"]
     assert [point["radius"] for point in certified] == [0.0, 1.0]
-    for name in ("pgd_l2", "pgd_l2_dlr"):
+    for name in ("pgd_l2", "pgd_l2_dlr", "fmn_l2"):
         attacked = record["attacks"][name]["accuracies"]
         for point, accuracy in zip(certified, attacked, strict=True):
             assert point["accuracy"] <= accuracy
