@@ -14,14 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import progress
 
-from stable_node_tf import attacks
-from stable_node_tf.evaluation import AccuracyCurve
+from stable_node_tf import attacks, evaluation
 from stable_node_tf.files import atomic
 from trainers.data.datasets import Split
-
-_BATCH_SIZE = 500
 
 
 def strongest_pgd(seed: int) -> attacks.WorstCase:
@@ -52,20 +48,20 @@ def attacked(
 
     The description is what the progress bar says.
     """
-    batches = progress.track(
-        attack.batches(
-            model, split.pixels, split.labels, epsilons, batch_size=_BATCH_SIZE
-        ),
-        description,
-        -(-len(split.labels) // _BATCH_SIZE),
-        disable=not sys.stdout.isatty(),
+    compared = evaluation.compare(
+        {"model": model},
+        split.pixels,
+        split.labels,
+        attacks={description: attack},
+        epsilons=epsilons,
+        verbose=sys.stdout.isatty(),
     )
-    return attacks.collect(batch.without_images() for batch in batches)
+    return compared.results["model"][description]
 
 
-def curve(*arguments: Any) -> AccuracyCurve:
+def curve(*arguments: Any) -> evaluation.AccuracyCurve:
     """Accuracy under an attack; the arguments of `attacked`."""
-    return AccuracyCurve.of(attacked(*arguments))
+    return evaluation.AccuracyCurve.of(attacked(*arguments))
 
 
 def kept(

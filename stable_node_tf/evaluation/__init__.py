@@ -6,10 +6,13 @@ from stable_node_tf.evaluation.accuracy import (
     margins,
     separation,
 )
+from stable_node_tf.evaluation.comparison import Comparison, compare
 
 __all__ = [
     "AccuracyCurve",
+    "Comparison",
     "accuracy_curve",
+    "compare",
     "margins",
     "separation",
 ]
