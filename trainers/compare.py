@@ -82,6 +82,11 @@ def main(options: Options) -> None:
     directory = options.directory
     strategy = distribution.strategy(options.strategy)
     data = datasets.load(recipe.dataset, data_dir=options.data_dir)
+    if len(data.train.image_shape) != 3:
+        raise ValueError(
+            "`dataset` must be of images, which compare draws. Received: "
+            f"dataset={recipe.dataset}, a table"
+        )
     recipes, trained = variants(recipe), {}
     for name, variant in recipes.items():
         print(f"\nTraining {name}")

@@ -24,7 +24,7 @@ class DatasetChoice(Settings):
         "mnist",
         "Images: mnist, fashion_mnist, another image classification data set "
         "of TFDS, an .npz file, or a folder with a folder per class in train/ "
-        "and in test/. See docs/training.md.",
+        "and in test/; or a table, a .csv file. See docs/training.md.",
     )
 
 

@@ -58,6 +58,8 @@ def main(recipe: Recipe, options: Options) -> None:
     summary = {
         "recipe": dataclasses.asdict(recipe),
         "training_images": len(data.train.labels),
+        "class_names": data.class_names,
+        "columns": data.columns,
         "stability": stability,
         "training_seconds": trained.seconds,
         "steps": trained.steps,

@@ -202,7 +202,7 @@ def _batches(
         return parts.batch(part, drop_remainder=True).shard(workers, worker)
 
     def gather(order):
-        pixels = tf.cast(tf.gather(images, order), tf.float32) / 255.0
+        pixels = tf.cast(tf.gather(images, order), tf.float32) / split.largest
         return pixels, tf.gather(labels, order)
 
     epochs = tf.data.Dataset.range(first_epoch, recipe.epochs)

@@ -1,7 +1,7 @@
 """Labeled images to train on and to attack, from where a name points.
 
-`load` takes the name of a TFDS data set, an .npz file, or a folder with a
-folder per class. Shape and number of classes come from the images and labels.
+`load` takes the name of a TFDS data set, an .npz file, a folder with a folder
+per class, or a table. Shape and number of classes come from images and labels.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ class Split(NamedTuple):
     """Some labeled images.
 
     Attributes:
-      images: uint8 array (n, height, width, channels), pixels from 0 to 255.
+      images: uint8 array (n, height, width, channels), pixels from 0 to 255;
+        or the rows of a table, float32 array (n, columns) from 0 to 1.
       labels: int64 array (n,), classes from 0 on.
     """
 
@@ -28,7 +29,12 @@ class Split(NamedTuple):
     @property
     def pixels(self) -> np.ndarray:
         """The images as the models take them: float32 from 0 to 1."""
-        return self.images.astype(np.float32) / 255.0
+        return self.images.astype(np.float32) / self.largest
+
+    @property
+    def largest(self) -> float:
+        """The number that a model takes as 1."""
+        return 255.0 if self.images.dtype == np.uint8 else 1.0
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -69,20 +75,23 @@ class Dataset(NamedTuple):
       validation: the last sixth of the training images, or none (n = 0).
       test: the test images.
       class_names: one for each label.
+      columns: of a table, the numbers that have become 0 and 1, by column.
     """
 
     train: Split
     validation: Split
     test: Split
     class_names: tuple[str, ...] = tuple("0123456789")
+    columns: dict[str, tuple[float, float]] | None = None
 
 
 class Source(NamedTuple):
-    """What a reader finds: the two splits, and names of the classes."""
+    """What a reader finds: the two splits, names of classes and columns."""
 
     train: Split
     test: Split
     class_names: tuple[str, ...] | None = None
+    columns: dict[str, tuple[float, float]] | None = None
 
 
 def load(
@@ -97,8 +106,9 @@ def load(
 
     Args:
       name: of a TFDS data set of labeled images, such as "mnist"; or the path
-        of an .npz file that holds x_train, y_train, x_test and y_test; or the
-        path of a folder that holds train/CLASS/IMAGE and test/CLASS/IMAGE.
+        of an .npz file that holds x_train, y_train, x_test and y_test; of a
+        folder that holds train/CLASS/IMAGE and test/CLASS/IMAGE; or of a table,
+        a .csv file with a column called label.
       data_dir: where TFDS keeps its data sets; by default TFDS's own choice
         (TFDS_DATA_DIR, else ~/tensorflow_datasets).
       validation: whether to split off the last sixth of the training images.
@@ -114,6 +124,8 @@ def load(
 
     if name.endswith(".npz"):
         source = files.read_npz(Path(name).expanduser())
+    elif name.endswith(".csv"):
+        source = files.read_table(Path(name).expanduser())
     elif os.sep in name or Path(name).is_dir():
         source = files.read_folder(Path(name).expanduser())
     else:
@@ -127,14 +139,15 @@ def split_off(source: Source, name: str, validation: bool) -> Dataset:
     Raises:
       ValueError: if nothing can be trained on it, or tested with it.
     """
-    train, test, class_names = source
+    train, test, class_names, columns = source
     end = len(train.labels)
     if validation:
         end -= end // _HELD_OUT
     parts = train.take(slice(end)), train.take(slice(end, None)), test
     _check(parts, name)
     count = parts[0].num_classes
-    return Dataset(*parts, class_names or tuple(map(str, range(count))))
+    names = class_names or tuple(map(str, range(count)))
+    return Dataset(*parts, names, columns)
 
 
 def title(name: str) -> str:
@@ -144,7 +157,7 @@ def title(name: str) -> str:
     ('mnist', 'leaves')
     """
     path = Path(name)
-    return path.stem if path.suffix == ".npz" else path.name
+    return path.stem if path.suffix in (".csv", ".npz") else path.name
 
 
 def _check(parts: tuple[Split, Split, Split], name: str) -> None:

@@ -1,8 +1,11 @@
-"""Data sets from files: an .npz file, or a folder with a folder per class."""
+"""Data sets from files: .npz files, folders of class folders, tables."""
 
+import csv
+import math
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -130,3 +133,97 @@ def _decoded(file: Path) -> np.ndarray:
         raise ValueError(
             f"{file} cannot be read as an image: {reason}"
         ) from error
+
+
+def read_table(path: Path) -> Source:
+    """Reads a table with a column of labels and otherwise numbers.
+
+    Every column is scaled to [0, 1] by its range in the whole table. A fifth of
+    the rows of each class is for testing; rows are shuffled, always in the same
+    way. Classes are numbered in the order of their names or numbers.
+
+    Args:
+      path: of a .csv file, whose first line names the columns, one of them
+        label; labels are names or integers.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is damaged, has no such column, or a field is missing
+        or not what it should be.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            head, *rows = [row for row in csv.reader(file, strict=True) if row]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no file {path}.") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{path} cannot be read as a table: {error}"
+        ) from error
+    names = [name.strip() for name in head]
+    named = "label" in names and "" not in names and len({*names}) == len(names)
+    if not named or len(names) < 2 or not rows:
+        raise ValueError(
+            f"{path} must begin with a different name for each column, one of "
+            "them label, and have rows below. Received: "
+            f"{len(rows)} rows below {', '.join(names)[:200]}"
+        )
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(names):
+            raise ValueError(
+                f"All rows of {path} must have {len(names)} fields. "
+                f"Received: {len(row)} in row {number}"
+            )
+    at = names.index("label")
+    del names[at]
+    classes, labels = _numbered([row.pop(at).strip() for row in rows], path)
+    values = np.array([[_number(field) for field in row] for row in rows])
+    for row, column in np.argwhere(~np.isfinite(values))[:1]:
+        raise ValueError(
+            f"{path} must hold finite numbers, but for the labels. Received: "
+            f"{rows[row][column]!r} as {names[column]} in row {row + 2}"
+        )
+    low, high = values.min(axis=0), values.max(axis=0)
+    values = (values - low) / np.where(high > low, high - low, 1.0)
+    order = np.random.default_rng(0).permutation(len(labels))
+    whole = Split(values.astype(np.float32)[order], labels[order])
+    tested = np.zeros(len(order), bool)
+    for label in range(len(classes)):
+        tested[np.flatnonzero(whole.labels == label)[4::5]] = True
+    ranges = zip(low.tolist(), high.tolist(), strict=True)
+    return Source(
+        whole.take(~tested),
+        whole.take(tested),
+        classes,
+        dict(zip(names, ranges, strict=True)),
+    )
+
+
+def _numbered(
+    fields: list[str], path: Path
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """The names of the classes, and the class of each row."""
+    numbers = [_number(field) for field in fields]
+    fits = [number.is_integer() for number in numbers]
+    key: Any = int if any(fits) else str
+    if key is str:
+        fits = [
+            math.isnan(number) and field.lower() not in ("", "nan")
+            for number, field in zip(numbers, fields, strict=True)
+        ]
+    if not all(fits):
+        raise ValueError(
+            f"The labels of {path} must be names, or else integers. Received: "
+            f"{fields[fits.index(False)]!r} in row {fits.index(False) + 2}"
+        )
+    if key is int:
+        fields = [str(int(number)) for number in numbers]
+    classes = sorted(set(fields), key=key)
+    return tuple(classes), np.array([classes.index(field) for field in fields])
+
+
+def _number(field: str) -> float:
+    try:
+        return float(field)
+    except ValueError:
+        return math.nan

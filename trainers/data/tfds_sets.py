@@ -230,8 +230,8 @@ def _builder(
         return tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise ValueError(
-            "`dataset` must be a data set of TFDS, a path of an .npz file or "
-            f"a folder. Received: dataset={name}"
+            "`dataset` must be a data set of TFDS, a path of an .npz file, a "
+            f".csv file or a folder. Received: dataset={name}"
         ) from error
 
 

@@ -160,3 +160,83 @@ def test_odd_folders_are_refused(folder, change, message):
     change(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         datasets.load(str(folder))
+
+
+TABLE = [
+    "height,label,weight",
+    *(f"{i},{('oak', 'elm')[i % 2]},{-3 * i}" for i in range(20)),
+]
+
+
+def written(path, lines):
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_table(tmp_path):
+    data = datasets.load(written(tmp_path / "trees.csv", TABLE))
+    assert data.class_names == ("elm", "oak")
+    assert data.columns == {"height": (0.0, 19.0), "weight": (-57.0, 0.0)}
+    assert [len(part.labels) for part in data[:3]] == [16, 0, 4]
+    assert np.bincount(data.test.labels).tolist() == [2, 2]
+    heights = []
+    for part in (data.train, data.test):
+        assert part.pixels.dtype == np.float32 and part.image_shape == (2,)
+        height, weight = (part.pixels * [19, 57]).T.astype(np.float64)
+        np.testing.assert_allclose(weight - 57, -3 * height, atol=1e-4)
+        np.testing.assert_array_equal(part.labels, height.round() % 2 == 0)
+        heights += height.round().tolist()
+    assert sorted(heights) == list(range(20)) != heights
+    assert datasets.title("trees.csv") == "trees"
+
+
+def test_integer_labels_of_a_table_are_numbered_in_their_order(tmp_path):
+    lines = ["label,x", *(f"{(10, 9, 2)[i % 3]},{i}" for i in range(30))]
+    data = datasets.load(written(tmp_path / "numbers.csv", lines))
+    assert data.class_names == ("2", "9", "10")
+    height = (data.test.pixels[:, 0] * 29).round()
+    np.testing.assert_array_equal(data.test.labels, 2 - height % 3)
+    constant = ["label,x,same", *(f"{line},7" for line in lines[1:])]
+    data = datasets.load(written(tmp_path / "constant.csv", constant))
+    assert not data.train.pixels[:, 1].any()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda t: [t[0].replace("label", "class"), *t[1:]],
+            "one of them label",
+        ),
+        (lambda t: t[1:], "one of them label"),
+        (lambda t: t[:1], "have rows below"),
+        (lambda t: [], "cannot be read as a table"),
+        (lambda t: [",label,weight", *t[1:]], "a different name for each"),
+        (lambda t: ["label,label,weight", *t[1:]], "a different name for each"),
+        (lambda t: [*t, "1,oak"], "3 fields. Received: 2 in row 22"),
+        (lambda t: [*t, "nan,oak,1"], "finite.*'nan' as height in row 22"),
+        (lambda t: [*t, "1,oak,"], "finite.*'' as weight in row 22"),
+        (lambda t: [*t, "1,oak,tall"], "finite.*'tall' as weight in row 22"),
+        (lambda t: [*t, "1,oak,inf"], "finite.*'inf' as weight in row 22"),
+        (lambda t: [*t, "1,,1"], "names, or else integers.*'' in row 22"),
+        (lambda t: [*t, "1,NaN,1"], "names, or else integers.*'NaN' in row 22"),
+        (lambda t: [*t, "1,7,1"], "names, or else integers.*'oak' in row 2"),
+        (lambda t: [*t, "1,0.5,1"], "names, or else integers.*'0.5' in row 22"),
+        (lambda t: [t[0], *t[1::2]], "at least two classes"),
+        (lambda t: t[:5], "must have test images"),
+        (lambda t: [*t, '1,"oak'], "cannot be read as a table"),
+    ],
+)
+def test_odd_tables_are_refused(tmp_path, change, message):
+    path = written(tmp_path / "trees.csv", change(TABLE))
+    with pytest.raises(ValueError, match=message) as refusal:
+        datasets.load(path)
+    assert "trees.csv" in str(refusal.value)
+
+
+def test_files_that_are_no_tables_are_named(tmp_path):
+    (tmp_path / "bytes.csv").write_bytes(b"label,x\n\xff\xfe\x00")
+    with pytest.raises(ValueError, match="bytes.csv cannot be read as a table"):
+        datasets.load(str(tmp_path / "bytes.csv"))
+    with pytest.raises(FileNotFoundError, match="nothing.csv"):
+        datasets.load(str(tmp_path / "nothing.csv"))
