@@ -63,7 +63,7 @@ def main(options: Options) -> None:
         recipe, data.train, directory / "checkpoints", "ordinary"
     ).model
     path = directory / "sweep.json"
-    results = _opened(path, model, recipe, options.readout_epochs)
+    results = _opened(path, model, recipe, options.readout_epochs, data)
     shares = np.linspace(1.0, 0.0, options.num_bounds)
     bounds = [float(share) * results["delta_upper"] for share in shares]
     known = {step["delta_bar"]: step for step in results["steps"]}
@@ -124,15 +124,20 @@ def sentence(results: dict[str, Any]) -> str:
 
 
 def _opened(
-    path: Path, model: keras.Model, recipe: Recipe, readout_epochs: int
+    path: Path,
+    model: keras.Model,
+    recipe: Recipe,
+    readout_epochs: int,
+    data: datasets.Dataset,
 ) -> dict[str, Any]:
-    """The record at `path` if it is of this network, or a new one."""
+    """The record at `path` if it is of this network and data, or a new one."""
     ode = model.get_layer("ode")
     kernel = keras.ops.convert_to_numpy(ode.kernel).astype(np.float64)
     head = {
         "recipe": dataclasses.asdict(recipe),
         "readout_epochs": readout_epochs,
         "kernel_norm": float(np.linalg.norm(kernel)),
+        "images": [data.train.fingerprint(), data.test.fingerprint()],
     }
     if known := report.read_json(path, head):
         return known

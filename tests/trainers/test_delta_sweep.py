@@ -70,14 +70,16 @@ def test_a_record_of_other_settings_is_not_taken(tmp_path, data):
     model = ode_classifier(width=4)
     path = tmp_path / "sweep.json"
     path.write_text("{")
-    begun = delta_sweep._opened(path, model, TINY, 2)
+    begun = delta_sweep._opened(path, model, TINY, 2, data)
     assert begun["steps"] == []
     begun["steps"] = [{"delta_bar": 0.0}]
     path.write_text(json.dumps(begun))
-    assert delta_sweep._opened(path, model, TINY, 2) == begun
-    assert delta_sweep._opened(path, model, TINY, 3)["steps"] == []
+    assert delta_sweep._opened(path, model, TINY, 2, data) == begun
+    assert delta_sweep._opened(path, model, TINY, 3, data)["steps"] == []
     other = ode_classifier(width=4, seed=1)
-    assert delta_sweep._opened(path, other, TINY, 2)["steps"] == []
+    assert delta_sweep._opened(path, other, TINY, 2, data)["steps"] == []
+    tested = data._replace(test=split(40, 3))
+    assert delta_sweep._opened(path, model, TINY, 2, tested)["steps"] == []
 
 
 def test_picture_names_its_curves(monkeypatch):
