@@ -51,7 +51,10 @@ def plot_attacks(record: Mapping[str, Any], path: str | Path) -> None:
         right = max(line.get_xdata()[-1] for line in lines.values())
         axes.set(xlim=(0, right), ylim=(0, 101))
         lines["chance"] = axes.axhline(
-            10, color=drawing.GREY, linewidth=1, linestyle=(0, (4, 3))
+            100 / record.get("num_classes", 10),
+            color=drawing.GREY,
+            linewidth=1,
+            linestyle=(0, (4, 3)),
         )
         labelled.append((axes, lines))
     for axes, lines in labelled:

@@ -130,6 +130,7 @@ def evaluate(options: Options) -> None:
         options.dataset,
         test,
     )
+    record["num_classes"] = test.num_classes
     curves = attack_suite.run(suite, model, test, record, path)
     proven = _certified(memory, test, suite)
     if proven is not None:
