@@ -76,7 +76,7 @@ train: venv  ## train one model (DATASET, SEED, ARGS="--delta_bar=0 ...")
 
 certify: venv  ## train for certified accuracy and report it (DATASET, SEED)
 	$(PYTHON) -m trainers.certify --dataset=$(or $(DATASET),mnist) \
-	  --output=results/$(or $(DATASET),mnist)/certified \
+	  --output=results/$(basename $(notdir $(or $(DATASET),mnist)))/certified \
 	  $(if $(SEED),--seed=$(SEED)) $(ARGS)
 
 compare: venv  ## train, attack, export four models (DATASET, PRESET, SEED)
