@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from stable_node_tf.certification.boxes import Box
 from stable_node_tf.certification.forward_rounding import Computed
 from stable_node_tf.model_graph.graph import title
 from stable_node_tf.replaced_methods import replaced_methods
@@ -17,6 +18,7 @@ from stable_node_tf.stability.lipschitz import network_lipschitz
 Shape = tuple[int, ...]
 Combine = Callable[[Any, list[float], list[Shape]], float]
 Rounding = Callable[[Any, Any, float, Any], Computed | None]
+BoxRule = Callable[[Any, Any], Box]
 
 
 class Rule(NamedTuple):
@@ -25,6 +27,7 @@ class Rule(NamedTuple):
     lipschitz: Callable[[Any], float] | None
     combine: Combine | None
     rounding: Rounding | None
+    box: BoxRule | None
 
 
 _RULES: dict[type[keras.layers.Layer], Rule] = {}
@@ -36,6 +39,7 @@ def register_rule(
     lipschitz: Callable[[Any], float] | None = None,
     combine: Combine | None = None,
     rounding: Rounding | None = None,
+    box: BoxRule | None = None,
 ) -> None:
     """Says what is proven about the layers of a type.
 
@@ -59,6 +63,11 @@ def register_rule(
         it, the unit roundoff u of its dtype and the shape of an input without
         the batch, and returns the state after it, or None if nothing is known.
         Beside `combine` it takes lists of states and of shapes.
+      box: for certificates in the ∞-norm: takes the layer and the
+        `certification.boxes.Box` of its input, and returns that of its output,
+        made by TensorFlow's operations. If the rounding errors of the layer are
+        not inside, its `unit` must be 0.0. Beside `combine` it takes a list of
+        boxes.
 
     Raises:
       TypeError: if `layer_type` is not a type of layer.
@@ -88,7 +97,7 @@ def register_rule(
             "Either `lipschitz` or `combine` must be given. "
             f"Received: lipschitz={lipschitz!r}, combine={combine!r}"
         )
-    _RULES[layer_type] = Rule(lipschitz, combine, rounding)
+    _RULES[layer_type] = Rule(lipschitz, combine, rounding, box)
 
 
 def rule_of(layer: Any) -> Rule:
@@ -157,6 +166,26 @@ def after_layer(
     if rule.combine is not None:
         return rule.rounding(layer, states, unit, shapes)
     return rule.rounding(layer, states[0], unit, shapes[0])
+
+
+def box_after(layer: Any, boxes: list[Box]) -> Box:
+    """The box of what a layer answers, given those of its inputs.
+
+    Raises:
+      ValueError: naming the layer, if its type has no rule for boxes, see
+        `rule_of` too.
+    """
+    rule = rule_of(layer)
+    if rule.box is None:
+        raise ValueError(
+            f"Nothing is known in the ∞-norm about {title(layer)}. Expected: a "
+            "layer whose type has a rule with a `box`, see "
+            "`stable_node_tf.certification.register_rule`"
+        )
+    if rule.combine is not None:
+        return rule.box(layer, boxes)
+    check_one_input(layer, boxes)
+    return rule.box(layer, boxes[0])
 
 
 def check_one_input(layer: Any, inputs: Sequence[Any]) -> None:
