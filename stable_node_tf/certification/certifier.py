@@ -214,7 +214,7 @@ def certified_radii(
     ((3,), (3,))
     """
     certify = certifier(model, norm=norm, bounds=bounds)
-    answer = _compiled(model, lambda *given: certify.limited(*given))
+    answer = _compiled(model, certify.limited)
     answers = [
         answer(_as_input(part, model, certify))
         for part, _ in _batches(images, None, batch_size)
@@ -268,7 +268,9 @@ def certified_accuracy(
         )
     parts = _labeled(images, labels, batch_size)
     certify = certifier(model, norm=norm, bounds=bounds)
-    answer = _compiled(model, lambda *given: certify.within(*given, budgets))
+    answer = _compiled(
+        model, lambda batch, logits: certify.within(batch, logits, budgets)
+    )
     correct, safe = [], []
     for part, classes in parts:
         _check_classes(classes, certify.num_classes)

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from stable_node_tf.certification.box_certifier import BoxCertifier
+from stable_node_tf.certification.certifier import Certifier
 from stable_node_tf.checks import check_count
 from stable_node_tf.model_graph.binary_logits import class_logits
 
@@ -19,7 +21,7 @@ CERTIFY = "certify"
 OUTPUTS = ("logits", "probabilities", "label")
 RADII = {"2": "certified_radius", "inf": "certified_radius_inf"}
 """The outputs of `CERTIFY` beside those, by norm."""
-Certify = Callable[[Any, Any], Any]
+Certify = Certifier | BoxCertifier
 """Maps images and their logits to radii."""
 MAX_BATCH_SIZE = 16_384
 
@@ -137,7 +139,7 @@ def signatures(
     return served
 
 
-def _traced_once(certify: Certify) -> Certify:
+def _traced_once(certify: Certify) -> Callable[[Any, Any], Any]:
     def radii(images: Any, logits: Any) -> Any:
         return certify(images, logits)
 

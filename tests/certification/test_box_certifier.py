@@ -20,6 +20,7 @@ from stable_node_tf.certification import (
     certifier,
 )
 from stable_node_tf.certification.boxes import Box
+from stable_node_tf.solvers import SSPRungeKutta3
 
 layers = keras.layers
 STEP = 2.0 ** (24 / 2**16)
@@ -36,26 +37,30 @@ def data(size=8, count=40):
     return images.astype(np.float32), labels
 
 
-def with_readout(model, images, labels):
+def with_readout(model, images, labels, ridge=0.01):
     """Trains the last layer alone, by least squares."""
     features = keras.Model(model.input, model.layers[-1].input)(images).numpy()
     classes = model.output.shape[1]
-    targets = np.eye(max(classes, 2))[labels] * 2.0 - 1.0
+    targets = np.eye(max(classes, 2))[labels][:, -classes:] * 2.0 - 1.0
     inputs = np.hstack([features, np.ones((len(images), 1))])
-    solution = np.linalg.lstsq(inputs, targets[:, -classes:], 0.02)[0]
+    square = inputs.T @ inputs + ridge * np.eye(inputs.shape[1])
+    solution = np.linalg.solve(square, inputs.T @ targets)
     model.layers[-1].set_weights([solution[:-1], solution[-1]])
     return model
 
 
 def dense_ode(x):
     x = layers.Dense(8)(layers.Flatten()(x))
-    return StableODELayer(LeakyTanh(0.2), norm="inf", delta_bar=0.0)(x)
+    layer = StableODELayer(
+        LeakyTanh(0.2), norm="inf", delta_bar=0.0, solver=Euler(4)
+    )
+    return layer(x)
 
 
 def convolutional_ode(x):
     x = layers.Conv2D(4, 3, strides=2, activation="relu")(x)
     x = layers.MaxPooling2D(padding="same")(layers.BatchNormalization()(x))
-    return StableODELayer(solver="ssprk3")(layers.Flatten()(x))
+    return StableODELayer(solver=SSPRungeKutta3(3))(layers.Flatten()(x))
 
 
 def residual(x):
@@ -118,9 +123,7 @@ def test_an_export_names_the_layer_that_carries_no_box(tmp_path):
     image = keras.Input((4,))
     hidden = DeepODELayer((4,), name="deep")(image)
     model = keras.Model(image, layers.Dense(2)(hidden))
-    with pytest.warns(
-        UserWarning, match="certified_radius_inf: .*deep"
-    ):
+    with pytest.warns(UserWarning, match="certified_radius_inf: .*deep"):
         save_classifier(model, tmp_path)
     answers = load_classifier(tmp_path).certify(np.zeros((1, 4)))
     assert "certified_radius_inf" not in answers
@@ -165,21 +168,24 @@ def test_radii_of_linear_classifiers_are_exact():
 
 
 def test_brute_force_in_the_plane_finds_nothing_inside():
+    x = np.random.default_rng(0).uniform(size=(200, 2)).astype(np.float32)
+    y = (x[:, 1] > 0.5 + 0.25 * np.sin(6.0 * x[:, 0])).astype(int)
     keras.utils.set_random_seed(3)
-    x = np.random.default_rng(0).uniform(size=(300, 2)).astype(np.float32)
-    y = (np.hypot(*(x - 0.5).T) > 0.35).astype(int)
     image = keras.Input((2,))
-    state = layers.Dense(12, "tanh")(image)
-    state = StableODELayer(solver=Euler(5), norm="inf", delta_bar=0.0)(state)
-    model = keras.Model(image, layers.Dense(2)(state))
-    with_readout(model, x, y)
+    normal = keras.initializers.RandomNormal(stddev=1.0, seed=1)
+    hidden = layers.Dense(
+        12, "tanh", kernel_initializer=normal, bias_initializer=normal
+    )
+    ode = StableODELayer(solver=Euler(5), norm="inf", delta_bar=0.0)
+    model = keras.Model(image, layers.Dense(2)(ode(hidden(image))))
+    with_readout(model, x, y, ridge=0.03)
     labels, radii = certified_radii(model, x, norm="inf")
-    ticks = np.linspace(0.0, 1.0, 301, dtype=np.float32)
+    ticks = np.linspace(0.0, 1.0, 201, dtype=np.float32)
     grid = np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2)
     classes = model(grid).numpy().argmax(1)
     apart = np.abs(grid[None] - x[:, None]).max(-1)
     true = np.where(classes != labels[:, None], apart, np.inf).min(1)
-    assert len(set(labels)) == 2 and np.all(radii < true)
+    assert np.mean(labels == y) > 0.7 and np.all(radii < true)
     assert np.median(radii / true) > 0.2
 
 

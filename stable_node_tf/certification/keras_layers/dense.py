@@ -72,15 +72,12 @@ def _after(
 
 def _box(layer: Any, box: boxes.Box) -> boxes.Box:
     _check_not_quantized(layer)
-    kernel, bias = (
-        None if weight is None else tf.cast(weight, box.center.dtype)
-        for weight in (layer.kernel, layer.bias)
-    )
+    kernel, bias = tf.cast(layer.kernel, box.center.dtype), layer.bias
     box = boxes.affine(
         box,
         lambda x: keras.ops.matmul(x, kernel),
         lambda x: keras.ops.matmul(x, tf.abs(kernel)),
-        bias,
+        None if bias is None else tf.cast(bias, kernel.dtype),
         kernel.shape[0],
     )
     return activation_box(layer, box)
