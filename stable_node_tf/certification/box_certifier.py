@@ -28,6 +28,7 @@ class BoxCertifier:
 
     Attributes:
       num_classes: K.
+      bounds: of pixels, in the dtype of images, or None.
       holds_for: what the radii hold for, in words.
 
     Args:
@@ -43,7 +44,7 @@ class BoxCertifier:
         self, network: CertifiedNetwork, bounds: Sequence[float] | None
     ) -> None:
         self._network = network
-        self._bounds = _checked(bounds, network.graph.tensors[0].dtype)
+        self.bounds = _checked(bounds, network.graph.tensors[0].dtype)
         kernel, _ = linear_readout(network.readout.operation)
         self.num_classes = max(kernel.shape[1], 2)
         shape = (1, *network.graph.tensors[0].shape[1:])
@@ -53,9 +54,9 @@ class BoxCertifier:
 
     def check_inside(self, images: np.ndarray) -> None:
         """Raises a ValueError unless all pixels are within the bounds."""
-        if self._bounds is None or not images.size:
+        if self.bounds is None or not images.size:
             return
-        (low, high), least, most = self._bounds, images.min(), images.max()
+        (low, high), least, most = self.bounds, images.min(), images.max()
         if least < low or most > high:
             raise ValueError(
                 f"`images` must lie in [{low:g}, {high:g}], or other `bounds` "
@@ -81,9 +82,9 @@ class BoxCertifier:
         images = tf.cast(images, tf.float64)
         largest = tf.fill(tf.shape(classes), tf.constant(2.0**24, tf.float64))
         octaves = 2.0 * _OCTAVES
-        if self._bounds is not None:
+        if self.bounds is not None:
             # Farther than that no pixel goes.
-            octaves, (low, high) = _OCTAVES, self._bounds
+            octaves, (low, high) = _OCTAVES, self.bounds
             farthest = tf.maximum(images - low, high - images) * (1.0 + 1e-15)
             largest = tf.reduce_max(
                 tf.reshape(farthest, [tf.shape(images)[0], -1]), axis=1
@@ -103,7 +104,7 @@ class BoxCertifier:
             (tf.constant(octaves, tf.float64), start, tf.zeros_like(largest)),
             maximum_iterations=_BISECTIONS + 1,
         )
-        if self._bounds is None:
+        if self.bounds is None:
             return radius
         everywhere = tf.fill(
             tf.shape(radius), tf.constant(UNLIMITED, tf.float64)
@@ -122,7 +123,7 @@ class BoxCertifier:
 
     def _proves(self, images: Any, classes: Any, radii: Any) -> tf.Tensor:
         """Whether classes are those of all images in a ball around each."""
-        box = box_around(images, radii, self._bounds, self._network.unit)
+        box = box_around(images, radii, self.bounds, self._network.unit)
         margins = self.margins(box, classes)
         other = tf.range(self.num_classes, dtype=classes.dtype)
         other = other != classes[:, None]
