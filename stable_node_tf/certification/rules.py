@@ -76,13 +76,20 @@ def register_rule(
     >>> class Halved(keras.layers.Layer):
     ...     def call(self, inputs):
     ...         return inputs / 2.0
-    >>> register_rule(Halved, lipschitz=lambda layer: 0.5)
+    >>> from stable_node_tf.certification import boxes
+    >>> register_rule(
+    ...     Halved,
+    ...     lipschitz=lambda layer: 0.5,
+    ...     box=lambda layer, box: boxes.scaled(box, 0.5, 0.0),
+    ... )
     >>> logits = keras.layers.Dense(2, kernel_initializer="identity")
     >>> model = keras.Sequential([keras.Input((2,)), Halved(), logits])
     >>> from stable_node_tf import certified_radii
     >>> labels, radii = certified_radii(model, [[4.0, 0.0]])
     >>> labels, radii.round(3)  # the boundary is at distance √8
     (array([0]), array([2.828]))
+    >>> certified_radii(model, [[4.0, 0.0]], norm="inf", bounds=None)[1].round(2)
+    array([2.])
     """
     if not (
         isinstance(layer_type, type)

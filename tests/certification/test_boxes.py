@@ -52,16 +52,27 @@ def box_of(*ends):
     return Box.between(lower, upper, UNIT)
 
 
+def compiled(layer, *boxes):
+    """Ends and unit of the box after a layer, from a graph."""
+
+    @tf.function(autograph=False)
+    def ends(tensors):
+        box = box_after(layer, [Box(*pair, UNIT) for pair in tensors])
+        return *box.ends, tf.constant(box.unit, tf.float64)
+
+    given = [box_of(*pair)[:2] for pair in boxes]
+    return [tensor.numpy() for tensor in ends(given)]
+
+
 def check(layer, *boxes):
     """Compares answers in float32 with the box; returns how much they fill."""
     given = [tf.constant(points(*ends)) for ends in boxes]
     answers = layer(given if len(given) > 1 else given[0]).numpy()
     assert answers.dtype == np.float32
-    box = box_after(layer, [box_of(*ends) for ends in boxes])
-    lower, upper = (end.numpy() for end in box.ends)
+    lower, upper, unit = compiled(layer, *boxes)
     # Rounding errors are not in boxes of real arithmetic.
-    room = 0.0 if box.unit else 1e-6 * np.abs(answers).max()
-    assert box.unit in (0.0, UNIT)
+    room = 0.0 if unit else 1e-6 * np.abs(answers).max()
+    assert unit in (0.0, UNIT)
     assert np.all(lower - room <= answers) and np.all(answers <= upper + room)
     spread = answers.max(0, keepdims=True) - answers.min(0, keepdims=True)
     wide = upper - lower > 1e-3

@@ -81,9 +81,11 @@ def _normalization_box(layer: Any, box: boxes.Box) -> boxes.Box:
 
 
 def _rescaling_box(layer: Any, box: boxes.Box) -> boxes.Box:
-    return boxes.scaled(
-        box, _cast(layer.scale, layer), _cast(layer.offset, layer)
+    scale, offset = (
+        keras.ops.cast(numbers, layer.compute_dtype)
+        for numbers in (layer.scale, layer.offset)
     )
+    return boxes.scaled(box, scale, offset)
 
 
 def _refuses(reason: str) -> Any:
