@@ -88,7 +88,10 @@ def register_rule(
     >>> labels, radii = certified_radii(model, [[4.0, 0.0]])
     >>> labels, radii.round(3)  # the boundary is at distance √8
     (array([0]), array([2.828]))
-    >>> certified_radii(model, [[4.0, 0.0]], norm="inf", bounds=None)[1].round(2)
+    >>> _, radii = certified_radii(
+    ...     model, [[4.0, 0.0]], norm="inf", bounds=None
+    ... )
+    >>> radii.round(2)
     array([2.])
     """
     if not (
