@@ -13,7 +13,7 @@ MODULES = {
     for path in (ROOT / package).rglob("*.py")
 }
 # Layers register the rules by which `certification` knows them.
-BELOW_LAYERS = ("rules", "forward_rounding")
+BELOW_LAYERS = ("rules", "forward_rounding", "boxes")
 
 
 def room(module):

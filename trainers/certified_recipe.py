@@ -5,6 +5,7 @@ import dataclasses
 import keras
 
 from stable_node_tf.losses import MarginCrossentropy
+from stable_node_tf.models.box_trained import BoxTrained
 from stable_node_tf.models.certified_classifier import certified_classifier
 from trainers.recipe import TrainingRecipe
 from trainers.settings import setting
@@ -25,6 +26,25 @@ class CertifiedRecipe(TrainingRecipe):
     num_steps: int = setting(1, "Steps of Euler in every ODE.", least=1)
     damping: float = setting(
         19.0, "Minus the diagonal of the initial A.", above=0
+    )
+    norm: str = setting(
+        "2",
+        "Norm of the radii that are trained for. With inf, convolutions come "
+        "first, only A is constrained, and the loss is on boxes.",
+        choices=("2", "inf"),
+    )
+    epsilon: float = setting(
+        0.1,
+        "Radius of the boxes, with norm=inf; it rises from 0 over the first "
+        "half of the training.",
+        above=0,
+    )
+    clean_share: float = setting(
+        0.5,
+        "Share of the images themselves in the loss, with norm=inf; it falls "
+        "from 1 over the first half of the training.",
+        least=0,
+        most=1,
     )
     loss_scale: float = setting(
         1.5,
@@ -50,6 +70,7 @@ class CertifiedRecipe(TrainingRecipe):
             terminal_time=self.terminal_time,
             num_steps=self.num_steps,
             damping=self.damping,
+            norm=self.norm,
             seed=self.seed,
             name=name,
         )
@@ -57,3 +78,11 @@ class CertifiedRecipe(TrainingRecipe):
     def loss(self) -> keras.losses.Loss:
         """Returns the loss to train with."""
         return MarginCrossentropy(self.loss_scale)
+
+    def trainee(self, model: keras.Model, num_steps: int) -> keras.Model:
+        """Returns what `fit` trains: with norm=inf, the model on boxes."""
+        if self.norm == "2":
+            return model
+        return BoxTrained(
+            model, self.epsilon, -(-num_steps // 2), self.clean_share
+        )

@@ -6,9 +6,10 @@
 The first trains, writes model.keras, 1 (a SavedModel) and certified.json into
 --output, and carries on where it was interrupted when it is run again; both
 print the share of test images whose class is proven within an ℓ2 radius, on all
-of them. Choose parameters with --validation, which holds the last sixth of the
-training images out of the training and reports on them instead; the test images
-are then not touched.
+of them, or within an ℓ∞ radius, the norm of FGSM, with --norm=inf. Choose
+parameters with --validation, which holds the last sixth of the training images
+out of the training and reports on them instead; the test images are then not
+touched.
 """
 
 import dataclasses
@@ -43,10 +44,14 @@ class Options(command_line.DataOptions, command_line.StrategyOptions):
         False, "Hold out the last sixth of the training images."
     )
     radii: tuple[float, ...] = setting(
-        (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.25, 1.58, 2.0),
-        "ℓ2 radii to report.",
-        least=0,
+        (), "Radii to report; by default some that suit the norm.", least=0
     )
+
+
+RADII = {
+    "2": (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.25, 1.58, 2.0),
+    "inf": (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3),
+}
 
 
 @command_line.program
@@ -54,7 +59,7 @@ def main(recipe: CertifiedRecipe, options: Options) -> None:
     """Trains where need be, certifies and reports."""
     if (options.model is None) == (options.output is None):
         raise ValueError("Either --output or --model must be given.")
-    untouched = CertifiedRecipe(dataset=recipe.dataset)
+    untouched = CertifiedRecipe(dataset=recipe.dataset, norm=recipe.norm)
     if options.model and recipe != untouched:
         raise ValueError(
             "Flags of the recipe go with --output: --model is trained."
@@ -74,7 +79,13 @@ def main(recipe: CertifiedRecipe, options: Options) -> None:
     if options.output:
         training.save(model, Path(options.output))
     split = data.validation if options.validation else data.test
-    curve = certified_accuracy(model, split.pixels, split.labels, options.radii)
+    curve = certified_accuracy(
+        model,
+        split.pixels,
+        split.labels,
+        options.radii or RADII[recipe.norm],
+        norm=recipe.norm,
+    )
     which = "validation" if options.validation else "test"
     rich.print(_table(curve, f"{recipe.dataset}, {which} images"))
     if options.output:
@@ -107,7 +118,7 @@ def _train(
 def _table(curve: CertifiedCurve, title: str) -> Table:
     """Lays the curve out for the terminal."""
     rows = Table(title=title, caption=curve.holds_for)
-    rows.add_column("ℓ2 radius", justify="right")
+    rows.add_column("radius", justify="right")
     rows.add_column("certified accuracy", justify="right")
     rows.add_row("clean", f"{curve.clean_accuracy:.2%}")
     for radius, accuracy in zip(curve.radii, curve.accuracies, strict=True):

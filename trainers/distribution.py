@@ -201,9 +201,13 @@ def _gathered(
 
 
 def _check_loss_alone(model: keras.Model) -> None:
-    own_step = type(model).train_step is not keras.Model.train_step
-    if own_step or model.losses:
-        what = "a train_step of its own" if own_step else "losses of its layers"
+    own = [
+        name
+        for name in ("train_step", "compute_loss")
+        if getattr(type(model), name) is not getattr(keras.Model, name)
+    ]
+    if own or model.losses:
+        what = f"a {own[0]} of its own" if own else "losses of its layers"
         raise ValueError(
             "On several replicas a model must be trained by its loss alone. "
             f"Received: model {model.name} with {what}"

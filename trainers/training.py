@@ -91,9 +91,9 @@ def train(
     folder = checkpoint_folder(recipe, split, directory, name)
     keras.utils.set_random_seed(recipe.seed)
     with strategy.scope() if strategy else contextlib.nullcontext():
-        model = _compiled(recipe, name, split, steps_per_epoch)
+        model, trainee = _compiled(recipe, name, split, steps_per_epoch)
     chief = distribution.is_chief(strategy)
-    checkpoints = _Checkpoints(model, folder, writes=chief)
+    checkpoints = _Checkpoints(trainee, folder, writes=chief)
     epoch = checkpoints.restore()
     if strategy:
         distribution.check_same_epoch(strategy, epoch)
@@ -121,13 +121,13 @@ def train(
             pass
         elif strategy:
             distribution.fit(
-                model,
+                trainee,
                 strategy,
                 lambda context: _batches(split, recipe, epoch, context),
                 **arguments,
             )
         else:
-            model.fit(
+            trainee.fit(
                 _batches(split, recipe, epoch),
                 validation_batch_size=1000,
                 shuffle=False,
@@ -135,7 +135,7 @@ def train(
             )
     except tf.errors.OpError as error:
         raise RuntimeError(f"Training has failed: {reason(error)}") from error
-    steps = int(model.optimizer.iterations.numpy())
+    steps = int(trainee.optimizer.iterations.numpy())
     if strategy:
         weights = model.get_weights()
         model = recipe.build(name, split.image_shape, split.num_classes)
@@ -164,20 +164,23 @@ def save(model: keras.Model, directory: Path) -> Path:
 
 def _compiled(
     recipe: TrainingRecipe, name: str, split: Split, steps_per_epoch: int
-) -> keras.Model:
+) -> tuple[keras.Model, keras.Model]:
+    """The model, and what `fit` is to train."""
     model = recipe.build(name, split.image_shape, split.num_classes)
+    num_steps = steps_per_epoch * recipe.epochs
+    trainee = recipe.trainee(model, num_steps)
     schedule = keras.optimizers.schedules.CosineDecay(
-        recipe.learning_rate, steps_per_epoch * recipe.epochs
+        recipe.learning_rate, num_steps
     )
     optimizer = keras.optimizers.Adam(schedule)
-    optimizer.build(model.trainable_variables)
-    model.compile(
+    optimizer.build(trainee.trainable_variables)
+    trainee.compile(
         optimizer,
         recipe.loss(),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=recipe.jit_compile,
     )
-    return model
+    return model, trainee
 
 
 def _batches(

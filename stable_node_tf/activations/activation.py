@@ -28,7 +28,7 @@ class Activation(ReadOnlySettings, settings=("alpha", "name", "proven")):
 
     The class keyword `proven=True` claims of this very class, not of its
     subclasses, that the slopes are proven and that rounding is bounded as
-    docs/theory.md assumes.
+    docs/theory.md assumes, and so do the `slope_bounds`.
 
     Args:
       alpha: smallest slope, in (0, 1].
@@ -67,6 +67,18 @@ class Activation(ReadOnlySettings, settings=("alpha", "name", "proven")):
             tape.watch(x)
             y = self(x)
         return y, tape.gradient(y, x)
+
+    def slope_bounds(
+        self, lower: tf.Tensor, upper: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Bounds of all slopes between two tensors, from below and above.
+
+        They are those everywhere, unless a class with `proven=True` knows
+        better: boxes are then tighter, see `certification.boxes`.
+        """
+        return tf.fill(tf.shape(lower), tf.constant(self.alpha, lower.dtype)), (
+            tf.ones_like(lower)
+        )
 
     def check_slopes(self) -> None:
         """Raises a ValueError if a slope is found that is not in [alpha, 1]."""

@@ -34,3 +34,14 @@ class LeakyTanh(Activation, proven=True):
         )
         bent = tf.tanh(x)
         return alpha * x + rest * bent, 1.0 - rest * tf.square(bent)
+
+    def slope_bounds(
+        self, lower: tf.Tensor, upper: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Bounds of all slopes between two tensors: they fall with |x|."""
+        farthest = tf.maximum(tf.abs(lower), tf.abs(upper))
+        nearest = tf.nn.relu(tf.maximum(lower, -upper))
+        smallest, largest = (
+            self.value_and_slope(x)[1] for x in (farthest, nearest)
+        )
+        return smallest, largest

@@ -51,3 +51,10 @@ class SmoothLeakyReLU(Activation, proven=True):
         # The line continues tanh below the joint; x exceeds both above 0 only.
         line = tf.constant(self.alpha, x.dtype) * tf.nn.relu(joint - x)
         return tf.maximum(x, bent - line), 1.0 - tf.square(tf.minimum(bent, 0))
+
+    def slope_bounds(
+        self, lower: tf.Tensor, upper: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Bounds of all slopes between two tensors: they rise with x."""
+        smallest, largest = (self.value_and_slope(x)[1] for x in (lower, upper))
+        return smallest, largest

@@ -1,6 +1,7 @@
-"""What is proven about whole classifiers: radii and accuracy in the 2-norm."""
+"""What is proven about whole classifiers: radii and accuracy."""
 
 from stable_node_tf.certification.activations import register_activation
+from stable_node_tf.certification.box_certifier import BoxCertifier
 from stable_node_tf.certification.certifier import (
     CertifiedCurve,
     Certifier,
@@ -11,6 +12,7 @@ from stable_node_tf.certification.certifier import (
 from stable_node_tf.certification.rules import register_rule
 
 __all__ = [
+    "BoxCertifier",
     "CertifiedCurve",
     "Certifier",
     "certified_accuracy",

@@ -1,42 +1,34 @@
-"""What is proven about a whole classifier: certified ℓ2 radii and accuracy."""
+"""What is proven about a whole classifier: certified radii and accuracy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from stable_node_tf.certification.box_certifier import BoxCertifier
 from stable_node_tf.certification.forward_rounding import (
     EXACT_INPUT,
     Computed,
     pair_errors,
 )
 from stable_node_tf.certification.keras_layers.dense import linear_readout
-from stable_node_tf.certification.keras_layers.moves import MOVES
+from stable_node_tf.certification.network import certified_network
 from stable_node_tf.certification.radius import (
     UNLIMITED,
     certified_radius,
     pair_distances,
+    unlimited_to_infinity,
 )
-from stable_node_tf.certification.rules import (
-    after_layer,
-    lipschitz_after,
-    rule_of,
-    with_activation,
-)
-from stable_node_tf.checks import check_count
+from stable_node_tf.certification.rules import after_layer, lipschitz_after
+from stable_node_tf.checks import check_count, check_norm
 from stable_node_tf.model_graph.binary_logits import class_logits
-from stable_node_tf.model_graph.graph import (
-    Graph,
-    Step,
-    model_graph,
-    single_tensor_function,
-)
+from stable_node_tf.model_graph.graph import single_tensor_function
 
 
 class Certifier(NamedTuple):
-    """Bounds of one network; called, it certifies images.
+    """Bounds of one network in the 2-norm; called, it certifies images.
 
     Attributes:
       pair_lipschitz: Lipschitz constants of logit_i - logit_j in the 2-norm of
@@ -53,6 +45,11 @@ class Certifier(NamedTuple):
     slope: np.ndarray
     holds_for: str
 
+    @property
+    def num_classes(self) -> int:
+        """K, at least 2."""
+        return len(self.pair_lipschitz)
+
     def __call__(self, images: Any, logits: Any) -> tf.Tensor:
         """Certifies images whose logits the network has computed.
 
@@ -64,8 +61,7 @@ class Certifier(NamedTuple):
           ℓ2 radii, float64, of shape (n,), infinite where no image whatever
           has another class.
         """
-        radii = self.limited(images, logits)
-        return tf.where(radii == UNLIMITED, 2.0 * radii, radii)
+        return unlimited_to_infinity(self.limited(images, logits))
 
     def limited(self, images: Any, logits: Any) -> tf.Tensor:
         """As the call, but `radius.UNLIMITED` for infinity."""
@@ -81,12 +77,17 @@ class Certifier(NamedTuple):
             self.slope,
         )
 
+    def within(self, images: Any, logits: Any, radii: Any) -> tf.Tensor:
+        """Whether the class is proven at R radii: booleans, shape (R, n)."""
+        # "Within" includes the sphere, on which nothing is proven.
+        return self.limited(images, logits) > radii[:, None]
+
 
 class CertifiedCurve(NamedTuple):
     """Certified accuracy against radius, over n images.
 
     Attributes:
-      radii: ℓ2 radii, float64, of shape (R,).
+      radii: in the norm of the certificate, float64, of shape (R,).
       accuracies: share of images that are classified correctly, and provably
         so within the radius, float64, of shape (R,).
       clean_accuracy: share that is classified correctly.
@@ -101,14 +102,20 @@ class CertifiedCurve(NamedTuple):
     num_images: int
 
 
-def certifier(model: keras.Model) -> Certifier:
+def certifier(
+    model: keras.Model,
+    *,
+    norm: str | float = "2",
+    bounds: Sequence[float] | None = (0.0, 1.0),
+) -> Certifier | BoxCertifier:
     """Bounds a network by the rules of its layers, see `register_rule`.
 
-    Every tensor between the input and the read-out has a Lipschitz constant
-    with respect to the input, by the rule of the layer that makes it: that of
-    the layer's input times that of the layer, or what a rule for several inputs
-    combines. logit_i - logit_j has that of the last one times |W_i - W_j|₂, for
-    the read-out W.
+    In the 2-norm every tensor between the input and the read-out has a
+    Lipschitz constant with respect to the input, by the rule of the layer that
+    makes it: that of the layer's input times that of the layer, or what a rule
+    for several inputs combines. logit_i - logit_j has that of the last one
+    times |W_i - W_j|₂, for the read-out W. In the ∞-norm boxes of images are
+    carried from layer to layer, by rules for them.
 
     If the input and all layers are float32, or all float64, and the rules of
     all layers bound their rounding errors, those of the network as it is
@@ -125,22 +132,24 @@ def certifier(model: keras.Model) -> Certifier:
         docs/theory.md lists the layers of Keras that have rules. No layer may
         be quantized, of a subclass, with a replaced method or called with
         `training=True`.
+      norm: "2" or "inf", that of the distances between images.
+      bounds: for the ∞-norm, the smallest and the largest value of a pixel, as
+        for `attacks.Attack`, or None.
 
     Raises:
       TypeError: if it is not a Keras model.
-      ValueError: naming the layer, if the model is not of that kind or no
-        Lipschitz constant is known for a layer.
+      ValueError: naming the layer, if the model is not of that kind or nothing
+        is known about a layer in that norm.
 
     >>> from stable_node_tf import ode_classifier
     >>> bounds = certifier(ode_classifier(width=8, delta_bar=0.0))
     >>> bounds.pair_lipschitz.shape
     (10, 10)
     """
-    graph = model_graph(model)
-    for step in graph.steps:
-        _check_applied(step, graph)
-    readout = _readout(graph)
-    unit = _unit_roundoff(graph)
+    network = certified_network(model)
+    if check_norm(norm) == "inf":
+        return BoxCertifier(network, bounds)
+    graph, readout, unit = network
     # For each tensor, a Lipschitz constant of what leads to it, and the
     # rounding errors on the way if they are bounded.
     reached: dict[int, tuple[float, Computed | None]] = {
@@ -176,21 +185,31 @@ def certifier(model: keras.Model) -> Certifier:
         np.where(apart > 0.0, lipschitz, 0.0),
         offset,
         slope,
-        f"2-norm, {graph.tensors[0].dtype} arithmetic as computed"
-        if unit
-        else "2-norm, real arithmetic",
+        f"2-norm, {network.arithmetic(unit)}",
     )
 
 
 def certified_radii(
-    model: keras.Model, images: Any, batch_size: int = 500
+    model: keras.Model,
+    images: Any,
+    batch_size: int = 500,
+    *,
+    norm: str | float = "2",
+    bounds: Sequence[float] | None = (0.0, 1.0),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Classes and certified ℓ2 radii of images.
+    """Classes and certified radii of images.
+
+    In the ∞-norm a radius is the largest one that boxes prove, found by
+    bisection up to 0.03 per cent; 0 if it is below 2^-24 of the bounds.
 
     Args:
-      model: see `certifier`.
-      images: array (n, ...) in the units of the model, finite.
-      batch_size: images per call of the model.
+      model: see `certifier`, as for `norm` and `bounds`.
+      images: array (n, ...) in the units of the model, finite, in the ∞-norm
+        within the bounds; or a `tf.data.Dataset` of batches of them, or of
+        pairs with labels, which are not looked at.
+      batch_size: images per call of the model, if they are an array.
+      norm: "2" or "inf".
+      bounds: in the ∞-norm, of pixels; images beyond are no concern.
 
     Returns:
       Classes, int64, of shape (n,); radii, float64, of shape (n,), infinite
@@ -202,7 +221,14 @@ def certified_radii(
     >>> labels.shape, radii.shape
     ((3,), (3,))
     """
-    return _radii(model, certifier(model), images, batch_size)
+    certify = certifier(model, norm=norm, bounds=bounds)
+    answer = _compiled(model, certify.limited)
+    answers = [
+        answer(_as_input(part, model, certify))
+        for part, _ in _batches(images, None, batch_size)
+    ]
+    labels, radii = map(np.concatenate, zip(*answers, strict=True))
+    return labels, np.where(radii == UNLIMITED, np.inf, radii)
 
 
 def certified_accuracy(
@@ -211,18 +237,26 @@ def certified_accuracy(
     labels: Any,
     radii: Sequence[float],
     batch_size: int = 500,
+    *,
+    norm: str | float = "2",
+    bounds: Sequence[float] | None = (0.0, 1.0),
 ) -> CertifiedCurve:
     """Share of images whose correct class is proven, against the radius.
 
-    No attack whatever gets below these accuracies: every image of [0, 1]^n or
-    of R^n within the radius of a counted one has its class.
+    No attack whatever gets below these accuracies: every image within the
+    radius of a counted one has its class, in the ∞-norm if its pixels are
+    within the bounds.
 
     Args:
-      model: see `certifier`.
-      images: array (n, ...) in the units of the model, finite, n >= 1.
-      labels: integer array (n,).
-      radii: ℓ2 radii, finite and >= 0.
-      batch_size: images per call of the model.
+      model: see `certifier`, as for `norm` and `bounds`.
+      images: array (n, ...) in the units of the model, finite, n >= 1, in the
+        ∞-norm within the bounds; or a `tf.data.Dataset` of batches of pairs
+        (images, labels).
+      labels: integer array (n,), or None with a data set.
+      radii: finite numbers >= 0.
+      batch_size: images per call of the model, if they are an array.
+      norm: "2" or "inf".
+      bounds: in the ∞-norm, of pixels, or None.
 
     >>> from stable_node_tf import ode_classifier
     >>> model = ode_classifier(width=8, delta_bar=0.0)
@@ -230,6 +264,9 @@ def certified_accuracy(
     >>> curve = certified_accuracy(model, images, [1, 1, 1], radii=[0.1, 9.0])
     >>> curve.num_images, curve.accuracies.shape
     (3, (2,))
+    >>> curve = certified_accuracy(model, images, [1] * 3, [0.1], norm="inf")
+    >>> curve.holds_for
+    '∞-norm, float32 arithmetic as computed'
     """
     budgets = np.asarray(radii, np.float64)
     if budgets.ndim != 1 or not np.all(np.isfinite(budgets) & (budgets >= 0)):
@@ -237,8 +274,56 @@ def certified_accuracy(
             "`radii` must be a list of finite numbers >= 0. "
             f"Received: radii={radii!r}"
         )
-    labels = np.asarray(labels)
-    count = len(images)
+    parts = _labeled(images, labels, batch_size)
+    certify = certifier(model, norm=norm, bounds=bounds)
+    answer = _compiled(
+        model, lambda batch, logits: certify.within(batch, logits, budgets)
+    )
+    correct, safe = [], []
+    for part, classes in parts:
+        _check_classes(classes, certify.num_classes)
+        predicted, proven = answer(_as_input(part, model, certify))
+        correct.append(predicted == classes)
+        safe.append(correct[-1] & proven)
+    if not correct:
+        raise ValueError("`images` must be at least one. Received: none")
+    all_correct = np.concatenate(correct)
+    return CertifiedCurve(
+        budgets,
+        np.concatenate(safe, axis=1).mean(axis=1),
+        float(all_correct.mean()),
+        certify.holds_for,
+        len(all_correct),
+    )
+
+
+Answer = Callable[[np.ndarray], tuple[Any, Any]]
+
+
+def _compiled(model: keras.Model, certify: Callable[..., Any]) -> Answer:
+    """Maps images to their classes and what is certified."""
+    network = single_tensor_function(model)
+    [image] = model.inputs
+    spec = tf.TensorSpec([None, *image.shape[1:]], image.dtype)
+
+    @tf.function(input_signature=[spec], autograph=False)
+    def answer(batch):
+        logits = network(batch)
+        return tf.argmax(class_logits(logits), -1), certify(batch, logits)
+
+    return answer
+
+
+def _labeled(images: Any, labels: Any, batch_size: int) -> Iterator[Any]:
+    """Batches of images and labels, checked where they are arrays."""
+    if isinstance(images, tf.data.Dataset):
+        if labels is not None:
+            raise ValueError(
+                "`labels` must be None where `images` are a data set, which "
+                "has them. Received: labels as well"
+            )
+        return _batches(images, labels, batch_size)
+    labels, count = np.asarray(labels), len(images)
     if not count:
         raise ValueError("`images` must be at least one. Received: none")
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
@@ -246,121 +331,43 @@ def certified_accuracy(
             f"`labels` must be {count} integers, one for each image. Received: "
             f"labels of shape {labels.shape} and dtype {labels.dtype}"
         )
-    certify = certifier(model)
-    classes = len(certify.pair_lipschitz)
+    return _batches(images, labels, batch_size)
+
+
+def _batches(images: Any, labels: Any, batch_size: int) -> Iterator[Any]:
+    """Pairs of images and labels; of no images, one."""
+    if isinstance(images, tf.data.Dataset):
+        for part in images.as_numpy_iterator():
+            yield part if isinstance(part, tuple) else (part, None)
+        return
+    size = check_count(batch_size, "batch_size")
+    images = np.asarray(images)
+    for start in range(0, max(len(images), 1), size):
+        part = slice(start, start + size)
+        yield images[part], None if labels is None else labels[part]
+
+
+def _as_input(
+    images: Any, model: keras.Model, certify: Certifier | BoxCertifier
+) -> np.ndarray:
+    received = np.asarray(images)
+    if not np.isfinite(received).all():
+        raise ValueError("`images` must be finite. Received: NaN or infinity")
+    wanted = tf.as_dtype(model.inputs[0].dtype)
+    images = received.astype(wanted.as_numpy_dtype)
+    if not wanted.is_floating and np.any(images != received):
+        raise ValueError(
+            f"`images` must be numbers of {wanted.name}, the dtype of the "
+            f"model's input. Received: images of {received.dtype} with others"
+        )
+    if isinstance(certify, BoxCertifier):
+        certify.check_inside(images)
+    return images
+
+
+def _check_classes(labels: np.ndarray, classes: int) -> None:
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
             f"`labels` must be in [0, {classes - 1}]: the model has {classes} "
             f"classes. Received: labels from {labels.min()} to {labels.max()}"
         )
-    predicted, proven = _radii(model, certify, images, batch_size)
-    correct = predicted == labels
-    # "Within" includes the sphere, on which nothing is proven.
-    safe = correct[None, :] & (proven[None, :] > budgets[:, None])
-    return CertifiedCurve(
-        budgets,
-        safe.mean(axis=1),
-        float(correct.mean()),
-        certify.holds_for,
-        len(correct),
-    )
-
-
-def _radii(
-    model: keras.Model, certify: Certifier, images: Any, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    network = single_tensor_function(model)
-
-    @tf.function(autograph=False)
-    def answer(batch):
-        logits = network(batch)
-        classes = tf.argmax(class_logits(logits), -1)
-        return classes, certify.limited(batch, logits)
-
-    batch_size = check_count(batch_size, "batch_size")
-    images = _as_input(images, model.inputs[0].dtype)
-    answers = [
-        answer(images[start : start + batch_size])
-        for start in range(0, max(len(images), 1), batch_size)
-    ]
-    labels, radii = map(np.concatenate, zip(*answers, strict=True))
-    return labels, np.where(radii == UNLIMITED, np.inf, radii)
-
-
-def _as_input(images: Any, dtype: str) -> np.ndarray:
-    received = np.asarray(images)
-    if not np.isfinite(received).all():
-        raise ValueError("`images` must be finite. Received: NaN or infinity")
-    wanted = tf.as_dtype(dtype)
-    images = received.astype(wanted.as_numpy_dtype)
-    if not wanted.is_floating and np.any(images != received):
-        raise ValueError(
-            f"`images` must be numbers of {dtype}, the dtype of the model's "
-            f"input. Received: images of {received.dtype} with others"
-        )
-    return images
-
-
-def _check_applied(step: Step, graph: Graph) -> None:
-    """Raises unless a layer with a rule is applied as in inference."""
-    if len(step.outputs) != 1:
-        raise ValueError(
-            "Layers of a certified model must make one tensor. "
-            f"Received: {step.name}, which makes {len(step.outputs)}"
-        )
-    for number in step.inputs:
-        shape = graph.tensors[number].shape
-        if None in shape[1:]:
-            raise ValueError(
-                "A certified model must have inputs of one shape. Received: "
-                f"{step.name} with inputs of shape {shape}"
-            )
-    known = rule_of(step.operation).options
-    other = [f"{k}={v!r}" for k, v in step.options.items() if k not in known]
-    if other:
-        raise ValueError(
-            "A certified model must apply its layers in inference mode, to "
-            f"tensors. Received: {step.name}, called with {', '.join(other)}"
-        )
-
-
-def _readout(graph: Graph) -> Step:
-    """The Dense layer that makes the logits."""
-    steps = (s for s in graph.backwards() if type(s.operation) not in MOVES)
-    last = next(steps, None)
-    shape = graph.tensors[graph.output].shape
-    if (
-        last is None
-        or type(last.operation) is not keras.layers.Dense
-        or shape[1:] != (last.operation.units,)
-    ):
-        raise ValueError(
-            "A certified model must end with a Dense layer, whose answers have "
-            f"the shape (batch, classes). Received: answers of shape {shape}"
-            + (
-                f" from {last.name}{with_activation(last.operation)}"
-                if last
-                else ""
-            )
-        )
-    return last
-
-
-def _unit_roundoff(graph: Graph) -> float:
-    """U of the arithmetic, or 0 where it is mixed or unknown."""
-    dtypes = {graph.tensors[0].dtype}
-    for step in graph.steps:
-        layer = step.operation
-        if isinstance(layer, keras.Layer):
-            dtypes |= {layer.compute_dtype, layer.variable_dtype}
-        dtypes |= {graph.tensors[number].dtype for number in step.outputs}
-    if dtypes == {"float64"} or (dtypes == {"float32"} and not _may_use_tf32()):
-        return float(np.finfo(dtypes.pop()).eps) / 2
-    return 0.0
-
-
-def _may_use_tf32() -> bool:
-    return (
-        tf.config.experimental.tensor_float_32_execution_enabled()
-        and len(tf.config.get_visible_devices("GPU")) > 0
-    )

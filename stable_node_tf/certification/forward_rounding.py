@@ -59,7 +59,7 @@ def after_dense(
     """
     shift = math.sqrt(positions) * np.linalg.norm(bias) * _ONE
     absolute = spectral_norm_bound(np.abs(kernel))
-    local = _gamma(len(kernel) + 2, unit) * (absolute * state.size + shift)
+    local = gamma(len(kernel) + 2, unit) * (absolute * state.size + shift)
     norm = spectral_norm_bound(kernel)
     error = norm * state.error + local
     return Computed(norm * state.size + shift + local, error)
@@ -98,7 +98,7 @@ def after_euler(
     >>> bool(0.0 < end.error[1] < 2e-6)
     True
     """
-    gammas = [_gamma(kernel.shape[1] + 2, unit) for kernel in kernels]
+    gammas = [gamma(kernel.shape[1] + 2, unit) for kernel in kernels]
     norms = [spectral_norm_bound(kernel) for kernel in kernels]
     absolutes = [spectral_norm_bound(np.abs(kernel)) for kernel in kernels]
     shifts = [np.linalg.norm(bias) * _ONE for bias in biases]
@@ -128,9 +128,9 @@ def _field(
     γ_(n+2).
     """
     value = Computed(size, np.zeros(2))
-    for norm, absolute, shift, gamma in layers:
+    for norm, absolute, shift, relative in layers:
         real = norm * value.size + shift
-        local = (gamma * absolute) * value.size + gamma * shift
+        local = (relative * absolute) * value.size + relative * shift
         local += (ACTIVATION_ROUNDINGS * unit) * (real + local)
         value = Computed(real + local, norm * value.error + local)
     if damping == 0.0:
@@ -152,13 +152,13 @@ def pair_errors(
     >>> pair_errors(EXACT_INPUT, np.eye(2), np.zeros(2), 0.0)[1].tolist()
     [[0.0, 0.0], [0.0, 0.0]]
     """
-    gamma = _gamma(len(kernel) + 2, unit)
+    relative = gamma(len(kernel) + 2, unit)
     norms = np.linalg.norm(kernel, axis=0) * _SECOND_ORDER
     apart = np.linalg.norm(kernel[:, :, None] - kernel[:, None, :], axis=0)
     apart *= _SECOND_ORDER
 
     def pairs(error, size, shift):
-        own = gamma * (norms * size + shift)
+        own = relative * (norms * size + shift)
         return apart * error + own[:, None] + own[None, :]
 
     return (
@@ -167,7 +167,12 @@ def pair_errors(
     )
 
 
-def _gamma(operations: int, unit: float) -> float:
+def gamma(operations: int, unit: float) -> float:
+    """γ_n = nu / (1 - nu), rounded upwards; infinite for nu near 1.
+
+    >>> gamma(1, 0.25)
+    0.336...
+    """
     product = operations * unit
     if product >= 0.5:
         return math.inf

@@ -70,3 +70,8 @@ def certified_radius(logits, pair_lipschitz, norms, offset, slope):
     vacuous = ~grows & (margin > 0.0)
     radii = tf.where(other & ~vacuous, radii, UNLIMITED)
     return tf.reduce_min(radii, axis=-1)
+
+
+def unlimited_to_infinity(radii: tf.Tensor) -> tf.Tensor:
+    """Puts infinity for `UNLIMITED`."""
+    return tf.where(radii == UNLIMITED, 2.0 * radii, radii)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from stable_node_tf.certification.boxes import Box
 from stable_node_tf.certification.forward_rounding import Computed
 from stable_node_tf.model_graph.graph import title
 from stable_node_tf.replaced_methods import replaced_methods
@@ -17,6 +18,7 @@ from stable_node_tf.stability.lipschitz import network_lipschitz
 Shape = tuple[int, ...]
 Combine = Callable[..., float]
 Rounding = Callable[..., Computed | None]
+BoxRule = Callable[[Any, Any], Box]
 
 
 class Rule(NamedTuple):
@@ -26,6 +28,7 @@ class Rule(NamedTuple):
     combine: Combine | None
     rounding: Rounding | None
     options: tuple[str, ...]
+    box: BoxRule | None
 
 
 _RULES: dict[type[keras.Operation], Rule] = {}
@@ -38,6 +41,7 @@ def register_rule(
     combine: Combine | None = None,
     rounding: Rounding | None = None,
     options: tuple[str, ...] = (),
+    box: BoxRule | None = None,
 ) -> None:
     """Says what is proven about the layers of a type.
 
@@ -65,6 +69,11 @@ def register_rule(
       options: names of arguments of a call other than tensors, the numbers of
         a sum for example. `combine` and `rounding` take by name those that a
         call was given; a model with other ones is refused.
+      box: for certificates in the ∞-norm: takes the layer and the
+        `certification.boxes.Box` of its input, and returns that of its output,
+        made by TensorFlow's operations. If the rounding errors of the layer are
+        not inside, its `unit` must be 0.0. Beside `combine` it takes a list of
+        boxes.
 
     Raises:
       TypeError: if `layer_type` is not a type of layer or operation.
@@ -73,13 +82,23 @@ def register_rule(
     >>> class Halved(keras.layers.Layer):
     ...     def call(self, inputs):
     ...         return inputs / 2.0
-    >>> register_rule(Halved, lipschitz=lambda layer: 0.5)
+    >>> from stable_node_tf.certification import boxes
+    >>> register_rule(
+    ...     Halved,
+    ...     lipschitz=lambda layer: 0.5,
+    ...     box=lambda layer, box: boxes.scaled(box, 0.5, 0.0),
+    ... )
     >>> logits = keras.layers.Dense(2, kernel_initializer="identity")
     >>> model = keras.Sequential([keras.Input((2,)), Halved(), logits])
     >>> from stable_node_tf import certified_radii
     >>> labels, radii = certified_radii(model, [[4.0, 0.0]])
     >>> labels, radii.round(3)  # the boundary is at distance √8
     (array([0]), array([2.828]))
+    >>> _, radii = certified_radii(
+    ...     model, [[4.0, 0.0]], norm="inf", bounds=None
+    ... )
+    >>> radii.round(2)
+    array([2.])
     """
     if not (
         isinstance(layer_type, type) and issubclass(layer_type, keras.Operation)
@@ -93,7 +112,7 @@ def register_rule(
             "Either `lipschitz` or `combine` must be given. "
             f"Received: lipschitz={lipschitz!r}, combine={combine!r}"
         )
-    _RULES[layer_type] = Rule(lipschitz, combine, rounding, options)
+    _RULES[layer_type] = Rule(lipschitz, combine, rounding, options, box)
 
 
 def rule_of(layer: Any) -> Rule:
@@ -165,6 +184,31 @@ def after_layer(
     if rule.combine is not None:
         return rule.rounding(layer, states, unit, shapes, **options)
     return rule.rounding(layer, states[0], unit, shapes[0])
+
+
+def box_after(layer: Any, boxes: list[Box], **options: Any) -> Box:
+    """The box of what a layer answers, given those of its inputs.
+
+    Raises:
+      ValueError: naming the layer, if its type has no rule for boxes, or the
+        call was given other arguments than tensors; see `rule_of` too.
+    """
+    rule = rule_of(layer)
+    if options:
+        raise ValueError(
+            f"Nothing is known in the ∞-norm about {title(layer)} with other "
+            f"arguments than tensors. Received: {', '.join(options)}"
+        )
+    if rule.box is None:
+        raise ValueError(
+            f"Nothing is known in the ∞-norm about {title(layer)}. Expected: a "
+            "layer whose type has a rule with a `box`, see "
+            "`stable_node_tf.certification.register_rule`"
+        )
+    if rule.combine is not None:
+        return rule.box(layer, boxes)
+    check_one_input(layer, boxes)
+    return rule.box(layer, boxes[0])
 
 
 def check_one_input(layer: Any, inputs: Sequence[Any]) -> None:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from stable_node_tf.certification.rules import (
     after_layer,
+    box_after,
     layer_lipschitz,
     register_rule,
 )
@@ -214,4 +215,12 @@ def _after(
     return state
 
 
-register_rule(PiecewiseODELayer, lipschitz=_lipschitz, rounding=_after)
+def _box(layer: PiecewiseODELayer, box: Any) -> Any:
+    for piece in layer.pieces:
+        box = box_after(piece, [box])
+    return box
+
+
+register_rule(
+    PiecewiseODELayer, lipschitz=_lipschitz, rounding=_after, box=_box
+)

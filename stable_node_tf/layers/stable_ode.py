@@ -11,6 +11,7 @@ from stable_node_tf import solvers
 from stable_node_tf.certification.rules import register_rule
 from stable_node_tf.checks import check_norm
 from stable_node_tf.constraints.log_norm import LogNormConstraint
+from stable_node_tf.layers.ode_boxes import solved_box
 from stable_node_tf.layers.ode_layer import (
     BY_SOLVER,
     ODELayer,
@@ -318,4 +319,4 @@ def _clipped(matrix, certificate, dtype, constraint):
     )
 
 
-register_rule(StableODELayer, **BY_SOLVER)
+register_rule(StableODELayer, **BY_SOLVER, box=solved_box)

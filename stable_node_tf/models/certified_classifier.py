@@ -3,6 +3,7 @@
 import keras
 
 from stable_node_tf.activations import SmoothLeakyReLU
+from stable_node_tf.checks import check_norm
 from stable_node_tf.constraints.kernels import apply_constraints
 from stable_node_tf.constraints.spectral_norm import SpectralNormConstraint
 from stable_node_tf.initializers import SkewSymmetric
@@ -20,6 +21,7 @@ def certified_classifier(
     terminal_time: float = 0.1,
     num_steps: int = 1,
     damping: float = 19.0,
+    norm: str | float = "2",
     seed: int = 0,
     name: str | None = None,
 ) -> keras.Model:
@@ -38,6 +40,10 @@ def certified_classifier(
     discretization: what is certified is the network that runs. With many steps
     and h · damping < 1 it is close to the flow, and less expressive.
 
+    In the ∞-norm only the steps of the ODEs have a Lipschitz constant of 1:
+    boxes need no more, see `models.BoxTrained`. Affine maps and read-out are
+    free, and before them come two convolutions, which halve an image twice.
+
     Args:
       image_shape: shape of one image, float32.
       num_classes: number of logits.
@@ -47,6 +53,7 @@ def certified_classifier(
       terminal_time: T of every ODE.
       num_steps: N of every ODE, with step size h = T/N.
       damping: minus the diagonal of the initial A.
+      norm: "2" or "inf", that of the Lipschitz constants.
       seed: seeds the initial weights.
       name: name of the model.
 
@@ -58,25 +65,42 @@ def certified_classifier(
     >>> model.get_layer("ode_0").stability().lipschitz_bound <= 1.0
     True
     """
+    norm = check_norm(norm)
+
+    def drawn(offset):
+        kind = "Orthogonal" if norm == "2" else "GlorotUniform"
+        return getattr(keras.initializers, kind)(seed=100 * seed + offset)
 
     def affine(units, offset, layer_name):
         return keras.layers.Dense(
             units,
-            kernel_initializer=keras.initializers.Orthogonal(
-                seed=100 * seed + offset
+            kernel_initializer=drawn(offset),
+            kernel_constraint=(
+                SpectralNormConstraint(1.0) if norm == "2" else None
             ),
-            kernel_constraint=SpectralNormConstraint(1.0),
             name=layer_name,
         )
 
-    image = keras.Input(image_shape, name="image")
-    state = keras.layers.Flatten(name="flatten")(image)
+    image = state = keras.Input(image_shape, name="image")
+    if norm == "inf":
+        for index, filters in enumerate((16, 32)):
+            state = keras.layers.Conv2D(
+                filters,
+                4,
+                strides=2,
+                padding="same",
+                activation="relu",
+                kernel_initializer=drawn(90 + index),
+                name=f"convolution_{index}",
+            )(state)
+    state = keras.layers.Flatten(name="flatten")(state)
     for block in range(blocks):
         state = affine(width, 3 * block, f"affine_{block}")(state)
         state = StableODELayer(
             SmoothLeakyReLU(alpha),
             delta_bar=0.0,
             discrete=True,
+            norm=norm,
             terminal_time=terminal_time,
             solver=Euler(num_steps),
             kernel_initializer=SkewSymmetric(

@@ -77,7 +77,9 @@ class ExportedModel:
         Returns:
           Those of `predict`, and `certified_radius`, float64 (batch,): no image
           closer than that in the ℓ2 norm has another label, in the arithmetic
-          of `stable_node_tf.certification.Certifier.holds_for`.
+          of `stable_node_tf.certification.Certifier.holds_for`. If all layers
+          carry boxes, `certified_radius_inf` as well, (batch,): none in the ℓ∞
+          norm, of those whose pixels are in the range of the export.
 
         Raises:
           ValueError: as `predict`, or if the model was exported without.

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from stable_node_tf.certification.certifier import Certifier, certifier
+from stable_node_tf.certification.certifier import certifier
 from stable_node_tf.model_graph.ends import (
     changed_pixels,
     probabilities,
@@ -47,9 +47,10 @@ def save_classifier(
     can be differentiated after reloading. A model that
     `stable_node_tf.certification.certifier` accepts gets a second signature,
     `certify`, with the outputs of `ExportedModel.certify`; for others a warning
-    says why they get none. Models of images take bytes and PNG files as well.
-    `saved_model.signatures` describes all signatures and the requests that they
-    refuse; TensorFlow Serving warms them up from assets.extra.
+    says why they get none, or none in the ∞-norm. Models of images take bytes
+    and PNG files as well. `saved_model.signatures` describes all signatures and
+    the requests that they refuse; TensorFlow Serving warms them up from
+    assets.extra.
 
     The export appears under its name only once it is complete: until then an
     earlier export stays in place, and other versions are not touched. One
@@ -104,10 +105,11 @@ def save_classifier(
     for layer in model._flatten_layers(include_self=False):
         if hasattr(layer, "assert_constraints"):
             layer.assert_constraints()
+    ends = signatures.pixel_range(pixels) if signatures.is_image(spec) else None
     served = signatures.signatures(
         _logits_of(model),
         spec,
-        certifier=_certifier(model),
+        certifiers=_certifiers(model, ends),
         pixels=pixels,
         max_batch_size=max_batch_size,
     )
@@ -208,15 +210,25 @@ def _logits_of(model: keras.Model) -> Callable[[Any], Any]:
     return logits_of
 
 
-def _certifier(model: keras.Model) -> Certifier | None:
-    try:
-        return certifier(model)
-    except ValueError as error:
-        warnings.warn(
-            f"The SavedModel gets no signature {signatures.CERTIFY}: {error}",
-            stacklevel=3,
-        )
-        return None
+def _certifiers(
+    model: keras.Model, bounds: tuple[float, float] | None
+) -> dict[str, signatures.Certify]:
+    """What the outputs of the signature `certify` are computed by, by name."""
+    found: dict[str, signatures.Certify] = {}
+    for norm, name in signatures.RADII.items():
+        try:
+            found[name] = certifier(model, norm=norm, bounds=bounds)
+        except ValueError as error:
+            missing = (
+                f"output {name}" if found else f"signature {signatures.CERTIFY}"
+            )
+            warnings.warn(
+                f"The SavedModel gets no {missing}: {error}",
+                stacklevel=3,
+            )
+            if not found:
+                break
+    return found
 
 
 def _refuse_unanswered(signature: signatures.Signature) -> None:

@@ -5,12 +5,13 @@ So every signature checks its images itself, and computes in such a way that
 the answers for one image do not depend on the others in its batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from stable_node_tf.certification.box_certifier import BoxCertifier
 from stable_node_tf.certification.certifier import Certifier
 from stable_node_tf.checks import check_count
 from stable_node_tf.model_graph.binary_logits import class_logits
@@ -18,6 +19,10 @@ from stable_node_tf.model_graph.binary_logits import class_logits
 DEFAULT = "serving_default"
 CERTIFY = "certify"
 OUTPUTS = ("logits", "probabilities", "label")
+RADII = {"2": "certified_radius", "inf": "certified_radius_inf"}
+"""The outputs of `CERTIFY` beside those, by norm."""
+Certify = Certifier | BoxCertifier
+"""Maps images and their logits to radii."""
 MAX_BATCH_SIZE = 16_384
 
 # Matrix and elementwise kernels treat a single row, and what is left over
@@ -47,7 +52,7 @@ def signatures(
     network: Callable[[Any], Any],
     input_spec: tf.TensorSpec,
     *,
-    certifier: Certifier | None = None,
+    certifiers: Mapping[str, Certify] | None = None,
     pixels: bool | tuple[float, float] = True,
     max_batch_size: int = MAX_BATCH_SIZE,
 ) -> dict[str, Signature]:
@@ -55,8 +60,8 @@ def signatures(
 
     "serving_default" answers `OUTPUTS`. For images whose pixels are in a known
     range, "serving_uint8" takes bytes, and "serving_png" encoded images, of
-    shape (batch,). With a certifier there are "certify", "certify_uint8" and
-    "certify_png" as well, which answer `certified_radius` too.
+    shape (batch,). With certifiers there are "certify", "certify_uint8" and
+    "certify_png" as well, which answer their radii too.
 
     A request fails, with `tf.errors.InvalidArgumentError`, if its images are
     none or more than `max_batch_size`, do not have the shape of the input, are
@@ -67,7 +72,7 @@ def signatures(
       network: maps images to logits (batch, classes), or one logit (batch, 1),
         see `class_logits`.
       input_spec: the spec of the images, shape (None, ...), with a name.
-      certifier: that of the network, if there is one.
+      certifiers: those of the network, by the names of their outputs.
       pixels: see `pixel_range`; it matters only where `is_image(input_spec)`.
       max_batch_size: the most images in one request, >= 1.
 
@@ -91,7 +96,12 @@ def signatures(
         network, input_signature=[input_spec], autograph=False
     )
 
-    def answers(images: Any, bounds: Certifier | None = None) -> dict[str, Any]:
+    radii_of = {
+        name: _traced_once(certify)
+        for name, certify in (certifiers or {}).items()
+    }
+
+    def answers(images: Any, certified: bool = False) -> dict[str, Any]:
         images = _checked(images, input_spec, max_batch_size)
         count = tf.shape(images)[0]
         images = _whole_blocks(images, count)
@@ -106,15 +116,16 @@ def signatures(
             "probabilities": tf.nn.softmax(classes),
             "label": tf.argmax(classes, axis=-1, output_type=tf.int64),
         }
-        if bounds is not None:
-            answers["certified_radius"] = bounds(images, logits)
+        if certified:
+            for name, radii in radii_of.items():
+                answers[name] = radii(images, logits)
         return {name: answer[:count] for name, answer in answers.items()}
 
     functions: dict[str, Callable[[Any], dict[str, Any]]] = {
         "serving": lambda images: answers(images)
     }
-    if certifier is not None:
-        functions["certify"] = lambda images: answers(images, certifier)
+    if radii_of:
+        functions["certify"] = lambda images: answers(images, certified=True)
     served = {}
     for name, function in functions.items():
         default = DEFAULT if name == "serving" else CERTIFY
@@ -126,6 +137,13 @@ def signatures(
             served[f"{name}_uint8"] = from_bytes
             served[f"{name}_png"] = _from_png(from_bytes, max_batch_size)
     return served
+
+
+def _traced_once(certify: Certify) -> Callable[[Any, Any], Any]:
+    def radii(images: Any, logits: Any) -> Any:
+        return certify(images, logits)
+
+    return tf.function(radii, autograph=False)
 
 
 def is_image(spec: tf.TensorSpec) -> bool:

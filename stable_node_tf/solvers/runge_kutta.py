@@ -7,6 +7,7 @@ import itertools
 import math
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from stable_node_tf.solvers.fixed_grid import FixedGrid
@@ -41,6 +42,33 @@ class ButcherTableau(NamedTuple):
                 for node, row in zip(nodes, rows, strict=True)
             )
         )
+
+    def euler_weights(self) -> np.ndarray:
+        """Weights that make the stages, and the step, of steps of Euler.
+
+        With E(y) = y + hf(y), stage i is w_i0 u + Σ_(j<=i) w_ij E(stage j), and
+        row s is the step itself. If no weight is negative, all are convex
+        combinations (Gottlieb, Ketcheson, Shu, Strong Stability Preserving
+        Runge-Kutta and Multistep Time Discretizations, 2011, section 3.1, for
+        the radius 1).
+
+        Returns:
+          An array of shape (s + 1, s + 1), the weights of u in column 0.
+
+        >>> ButcherTableau((0, 1), ((), (1,)), (1 / 2, 1 / 2)).euler_weights()
+        array([[1. , 0. , 0. ],
+               [0. , 1. , 0. ],
+               [0.5, 0. , 0.5]])
+        """
+        stages = len(self.weights)
+        rows = np.zeros((stages + 1, stages + 1))
+        for row, given in zip(
+            rows, (*self.coefficients, self.weights), strict=True
+        ):
+            row[: len(given)] = given
+        # y = u + A(E(y) - y) for all stages y together.
+        inverse = np.linalg.inv(np.eye(stages + 1) + rows)
+        return np.column_stack([inverse.sum(1), (inverse @ rows)[:, :-1]])
 
 
 class ExplicitRungeKutta(FixedGrid, settings=("tableau",)):

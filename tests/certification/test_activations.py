@@ -127,6 +127,14 @@ def test_rounding_of_others_is_unknown(name):
         ("threshold", "threshold"),
         (lambda x: x, "register_activation"),
         (functools.partial(functions.relu, threshold=1.0), "jumps"),
+        (functools.partial(functions.soft_shrink, threshold=-0.5), "jumps"),
+        (functools.partial(functions.celu, alpha=-1.0), "unbounded"),
+        (
+            functools.partial(
+                functions.relu, threshold=1.0, negative_slope=1.0
+            ),
+            "jumps",
+        ),
         (keras.layers.ReLU(threshold=1.0), "jumps"),
         (
             functools.partial(

@@ -64,5 +64,6 @@ def test_signatures_on_the_page_are_those_exported():
     from stable_node_tf.saved_model.signatures import signatures
 
     spec = tf.TensorSpec([None, 28, 28, 1], tf.float32, "image")
-    names = signatures(tf.identity, spec, certifier=lambda *_: 0.0)
+    radii = {"certified_radius": lambda *_: 0.0}
+    names = signatures(tf.identity, spec, certifiers=radii)
     assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.M)) == set(names)

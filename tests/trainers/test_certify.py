@@ -42,6 +42,24 @@ def test_trains_exports_and_certifies(tmp_path, data, capsys):
     assert f"{shares[1]:.2%}" in capsys.readouterr().out
 
 
+def test_trains_on_boxes_for_the_norm_of_fgsm(tmp_path, data, capsys):
+    boxes = {"norm": "inf", "epsilon": 0.02}
+    run(certify, output=tmp_path, **boxes, **{**TINY, "epochs": 2})
+    summary = json.loads((tmp_path / "certified.json").read_text())
+    assert summary["holds_for"] == "∞-norm, float32 arithmetic as computed"
+    assert [point["radius"] for point in summary["certified"]][1] == 0.02
+    shares = [point["accuracy"] for point in summary["certified"]]
+    assert shares[0] > 0.5 and shares[1] > 0.3
+    answers = load_classifier(tmp_path).certify(data.test.images / 255.0)
+    right = answers["label"] == data.test.labels
+    proven = right & (answers["certified_radius_inf"] > 0.02)
+    assert proven.mean() == pytest.approx(shares[1], abs=0.026)
+
+    capsys.readouterr()
+    run(certify, model=tmp_path / "model.keras", norm="inf", radii=0.02)
+    assert f"{shares[1]:.2%}" in capsys.readouterr().out
+
+
 def test_validation_leaves_the_test_images_alone(tmp_path, data, monkeypatch):
     def untrained(recipe, images, *_, **__):
         assert len(images.labels) == len(data.train.labels)

@@ -3,8 +3,11 @@
 from typing import Any
 
 import keras
+import tensorflow as tf
 
+from stable_node_tf.certification import boxes
 from stable_node_tf.certification.activations import (
+    activation_box,
     activation_lipschitz,
     after_activation,
     function_lipschitz,
@@ -14,6 +17,7 @@ from stable_node_tf.certification.rules import (
     Shape,
     check_axis,
     check_one_input,
+    layer_lipschitz,
     register_rule,
 )
 from stable_node_tf.stability.lipschitz import network_lipschitz
@@ -21,9 +25,29 @@ from stable_node_tf.stability.lipschitz import network_lipschitz
 functions, layers = keras.activations, keras.layers
 
 
+def _box(roundings: int | None) -> Any:
+    """Of a layer without weights whose function may turn at 0."""
+
+    def box_rule(layer: Any, box: boxes.Box) -> boxes.Box:
+        lipschitz = layer_lipschitz(layer)
+        return boxes.elementwise(box, layer.call, (0.0,), lipschitz, roundings)
+
+    return box_rule
+
+
 def _prelu(layer: Any) -> float:
     slopes = float64(layer.alpha)
     return max(1.0, float(abs(slopes).max(initial=0.0)))
+
+
+def _prelu_box(layer: Any, box: boxes.Box) -> boxes.Box:
+    slopes = tf.cast(layer.alpha, box.center.dtype)
+
+    def function(x):
+        return tf.nn.relu(x) - slopes * tf.nn.relu(-x)
+
+    steep = tf.maximum(tf.reduce_max(tf.abs(slopes)), 1.0)
+    return boxes.elementwise(box, function, (0.0,), steep, None)
 
 
 def _relu(layer: Any) -> float:
@@ -47,8 +71,9 @@ register_rule(
     rounding=lambda layer, state, unit, shape: after_activation(
         layer.activation, state, unit
     ),
+    box=activation_box,
 )
-register_rule(layers.PReLU, lipschitz=_prelu)
+register_rule(layers.PReLU, lipschitz=_prelu, box=_prelu_box)
 register_rule(
     layers.ReLU,
     lipschitz=_relu,
@@ -57,17 +82,20 @@ register_rule(
         if layer.negative_slope == 0.0
         else None
     ),
+    box=_box(roundings=2),
 )
 register_rule(
     layers.LeakyReLU,
     lipschitz=lambda layer: function_lipschitz(
         functions.leaky_relu, negative_slope=layer.negative_slope
     ),
+    box=_box(roundings=2),
 )
 register_rule(
     layers.ELU,
     lipschitz=lambda layer: function_lipschitz(
         functions.elu, alpha=layer.alpha
     ),
+    box=_box(roundings=None),
 )
 register_rule(layers.Softmax, combine=_softmax)

@@ -5,8 +5,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from stable_node_tf.certification import boxes
 from stable_node_tf.certification.activations import (
+    activation_box,
     activation_lipschitz,
     after_activation,
 )
@@ -38,15 +41,19 @@ def linear_readout(
 
 def _affine(layer: keras.layers.Dense) -> tuple[np.ndarray, np.ndarray]:
     """Returns W and b of a dense layer, float64."""
+    _check_not_quantized(layer)
+    kernel = float64(layer.kernel)
+    if layer.bias is None:
+        return kernel, np.zeros(kernel.shape[1])
+    return kernel, float64(layer.bias)
+
+
+def _check_not_quantized(layer: keras.layers.Dense) -> None:
     if layer.quantization_mode:
         raise ValueError(
             f"No Lipschitz constant is known for {title(layer)}. Expected: "
             "Dense without quantization"
         )
-    kernel = float64(layer.kernel)
-    if layer.bias is None:
-        return kernel, np.zeros(kernel.shape[1])
-    return kernel, float64(layer.bias)
 
 
 def _lipschitz(layer: keras.layers.Dense) -> float:
@@ -63,4 +70,19 @@ def _after(
     return after_activation(layer.activation, state, unit)
 
 
-register_rule(keras.layers.Dense, lipschitz=_lipschitz, rounding=_after)
+def _box(layer: Any, box: boxes.Box) -> boxes.Box:
+    _check_not_quantized(layer)
+    kernel, bias = tf.cast(layer.kernel, box.center.dtype), layer.bias
+    box = boxes.affine(
+        box,
+        lambda x: keras.ops.matmul(x, kernel),
+        lambda x: keras.ops.matmul(x, tf.abs(kernel)),
+        None if bias is None else tf.cast(bias, kernel.dtype),
+        kernel.shape[0],
+    )
+    return activation_box(layer, box)
+
+
+register_rule(
+    keras.layers.Dense, lipschitz=_lipschitz, rounding=_after, box=_box
+)

@@ -5,7 +5,9 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from stable_node_tf.certification import boxes
 from stable_node_tf.certification.forward_rounding import Computed
 from stable_node_tf.certification.rules import (
     Shape,
@@ -79,12 +81,60 @@ def _after_stacking(
     )
 
 
-for _type, _combine, _rounding in (
-    (layers.Add, _sum, _after_sum),
-    (layers.Subtract, _sum, _after_sum),
-    (layers.Average, _mean, _after_sum),
-    (layers.Concatenate, _concatenated, _after_stacking),
-    (layers.Maximum, _extreme, _after_stacking),
-    (layers.Minimum, _extreme, _after_stacking),
+def _shapes(inputs: list[boxes.Box]) -> list[Shape]:
+    return [tuple(box.center.shape[1:]) for box in inputs]
+
+
+def _linear_box(linear: Any, absolute: Any, roundings: int) -> Any:
+    """Of n tensors along a last axis."""
+
+    def box_rule(layer: Any, inputs: list[boxes.Box]) -> boxes.Box:
+        _check_shapes(layer, _shapes(inputs))
+        terms = len(inputs) + roundings
+        return boxes.affine(
+            boxes.stacked(inputs), linear, absolute, None, terms
+        )
+
+    return box_rule
+
+
+def _sum_of(x: Any) -> Any:
+    return tf.reduce_sum(x, -1)
+
+
+def _difference_of(x: Any) -> Any:
+    return x[..., 0] - x[..., 1]
+
+
+def _mean_of(x: Any) -> Any:
+    return tf.reduce_mean(x, -1)
+
+
+def _concatenated_box(layer: Any, inputs: list[boxes.Box]) -> boxes.Box:
+    check_axis(layer, layer.axis, _shapes(inputs)[0])
+    return boxes.Box(
+        layer.call([box.center for box in inputs]),
+        layer.call([box.radius for box in inputs]),
+        min(box.unit for box in inputs),
+    )
+
+
+def _extreme_box(layer: Any, inputs: list[boxes.Box]) -> boxes.Box:
+    _check_shapes(layer, _shapes(inputs))
+    return boxes.by_ends(inputs, lambda *ends: layer.call(list(ends)))
+
+
+for _type, _combine, _rounding, _box in (
+    (layers.Add, _sum, _after_sum, _linear_box(_sum_of, _sum_of, 0)),
+    (
+        layers.Subtract,
+        _sum,
+        _after_sum,
+        _linear_box(_difference_of, _sum_of, 0),
+    ),
+    (layers.Average, _mean, _after_sum, _linear_box(_mean_of, _mean_of, 2)),
+    (layers.Concatenate, _concatenated, _after_stacking, _concatenated_box),
+    (layers.Maximum, _extreme, _after_stacking, _extreme_box),
+    (layers.Minimum, _extreme, _after_stacking, _extreme_box),
 ):
-    register_rule(_type, combine=_combine, rounding=_rounding)
+    register_rule(_type, combine=_combine, rounding=_rounding, box=_box)

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from stable_node_tf.certification import boxes
 from stable_node_tf.certification.forward_rounding import Computed
 from stable_node_tf.certification.rules import register_rule
 from stable_node_tf.model_graph.graph import title
@@ -73,11 +74,24 @@ def _after_repeats(
     return Computed(factor * state.size, factor * state.error)
 
 
+def _moved(layer: Any, box: boxes.Box) -> boxes.Box:
+    _move(layer)
+    if isinstance(layer, layers.InputLayer):
+        return box
+    return boxes.moved(box, layer.call)
+
+
+def _repeated(layer: Any, box: boxes.Box) -> boxes.Box:
+    _repeats(layer)
+    return boxes.moved(box, layer.call)
+
+
 for _type in MOVES + _PADS_OR_CROPS:
     register_rule(
         _type,
         lipschitz=_move,
         rounding=lambda layer, state, unit, shape: state,
+        box=_moved,
     )
 for _type in (
     layers.RepeatVector,
@@ -85,4 +99,6 @@ for _type in (
     layers.UpSampling2D,
     layers.UpSampling3D,
 ):
-    register_rule(_type, lipschitz=_repeats, rounding=_after_repeats)
+    register_rule(
+        _type, lipschitz=_repeats, rounding=_after_repeats, box=_repeated
+    )

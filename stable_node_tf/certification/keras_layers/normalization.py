@@ -5,7 +5,9 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from stable_node_tf.certification import boxes
 from stable_node_tf.certification.forward_rounding import Computed
 from stable_node_tf.certification.keras_layers.numbers import float64
 from stable_node_tf.certification.rules import register_rule
@@ -65,6 +67,47 @@ def _after_rescaling(
     return Computed(size + local, scale * state.error + local)
 
 
+def _batch_box(layer: Any, box: boxes.Box) -> boxes.Box:
+    """In real arithmetic, as its rounding is not bounded."""
+    dtype = box.center.dtype
+    places = [1] * box.center.shape.rank
+    places[layer.axis] = -1
+    mean, variance, gamma, beta = (
+        tf.reshape(tf.cast(weight, dtype), places)
+        for weight in (
+            layer.moving_mean,
+            layer.moving_variance,
+            layer.gamma if layer.scale else [1.0],
+            layer.beta if layer.center else [0.0],
+        )
+    )
+    factor = gamma / tf.sqrt(variance + layer.epsilon)
+    box = boxes.scaled(box._replace(unit=0.0), 1.0, -mean)
+    return boxes.scaled(box, factor, beta)
+
+
+def _normalization_box(layer: Any, box: boxes.Box) -> boxes.Box:
+    """In real arithmetic, as its rounding is not bounded."""
+    dtype = box.center.dtype
+    mean = tf.cast(layer.mean, dtype)
+    deviation = tf.maximum(
+        tf.sqrt(tf.cast(layer.variance, dtype)), keras.config.epsilon()
+    )
+    box = box._replace(unit=0.0)
+    if layer.invert:
+        return boxes.scaled(box, deviation, mean)
+    box = boxes.scaled(box, 1.0, -mean)
+    return boxes.scaled(box, 1.0 / deviation, 0.0)
+
+
+def _rescaling_box(layer: Any, box: boxes.Box) -> boxes.Box:
+    scale, offset = (
+        keras.ops.cast(numbers, layer.compute_dtype)
+        for numbers in (layer.scale, layer.offset)
+    )
+    return boxes.scaled(box, scale, offset)
+
+
 def _refuses(reason: str) -> Any:
     def refuse(layer: Any) -> float:
         raise ValueError(
@@ -87,9 +130,17 @@ register_rule(
     layers.BatchNormalization,
     lipschitz=_batch_normalization,
     rounding=_after_batch_normalization,
+    box=_batch_box,
 )
-register_rule(layers.Normalization, lipschitz=_normalization)
-register_rule(layers.Rescaling, lipschitz=_rescaling, rounding=_after_rescaling)
+register_rule(
+    layers.Normalization, lipschitz=_normalization, box=_normalization_box
+)
+register_rule(
+    layers.Rescaling,
+    lipschitz=_rescaling,
+    rounding=_after_rescaling,
+    box=_rescaling_box,
+)
 for _type in (
     layers.LayerNormalization,
     layers.GroupNormalization,

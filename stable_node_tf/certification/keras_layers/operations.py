@@ -3,6 +3,7 @@
 Their types have no public names; each is that of a call of its function.
 """
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -12,8 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from stable_node_tf.certification import boxes
 from stable_node_tf.certification.activations import (
     after_activation,
+    box_after_function,
     function_lipschitz,
 )
 from stable_node_tf.certification.forward_rounding import Computed
@@ -67,7 +70,7 @@ def _like(layer: Any) -> dict[str, Any]:
             return None
         return rule.rounding(operation, states, unit, shapes)
 
-    return {"combine": combine, "rounding": rounding}
+    return {"combine": combine, "rounding": rounding, "box": rule.box}
 
 
 def _scaled(
@@ -131,6 +134,15 @@ def _after(
     return None if parameters else after_activation(function, states[0], unit)
 
 
+def _box(operation: Any, inputs: list[boxes.Box]) -> boxes.Box:
+    check_one_input(operation, inputs)
+    function, parameters = _applied(operation)
+    applied = functools.partial(function, **parameters)
+    return box_after_function(
+        operation, applied if parameters else function, inputs[0]
+    )
+
+
 def _applied(operation: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
     """An activation function, and its parameters other than the defaults."""
     function = _FUNCTIONS[type(operation)]
@@ -154,7 +166,8 @@ def _moved(
     [shape] = shapes
     count = math.prod(shape)
     places = np.arange(1.0, 3 * count + 1.0).reshape(3, *shape)
-    moved = np.asarray(operation(tf.constant(places), **options))
+    with tf.init_scope():
+        moved = np.asarray(operation(tf.constant(places), **options))
     times = 0
     for image, kept in zip(places, moved, strict=False):
         found, counts = np.unique(kept, return_counts=True)
@@ -174,7 +187,17 @@ def _after_moving(
     return Computed(factor * states[0].size, factor * states[0].error)
 
 
+def _box_of_extremes(operation: Any, inputs: list[boxes.Box]) -> boxes.Box:
+    return boxes.by_ends(inputs, operation.call)
+
+
+def _moved_box(operation: Any, inputs: list[boxes.Box]) -> boxes.Box:
+    _moved(operation, [1.0], [tuple(inputs[0].center.shape[1:])])
+    return boxes.moved(inputs[0], operation.call)
+
+
 _X = keras.KerasTensor((None, 2))
+_PAD = _type_of(ops.pad, _X, [[0, 0], [1, 1]])
 _MULTIPLY = _type_of(ops.multiply, _X, _X)
 _FUNCTIONS = {
     _type_of(getattr(ops, function.__name__), _X): function
@@ -205,16 +228,17 @@ _FUNCTIONS = {
 } | {_type_of(functions.relu, _X): functions.relu}
 
 for _type in _FUNCTIONS:
-    register_rule(_type, combine=_activation, rounding=_after)
+    register_rule(_type, combine=_activation, rounding=_after, box=_box)
 for _function, _layer in (
     (ops.add, layers.Add()),
     (ops.subtract, layers.Subtract()),
     (ops.maximum, layers.Maximum()),
     (ops.minimum, layers.Minimum()),
 ):
-    register_rule(
-        _type_of(_function, _X, _X), options=("x1", "x2"), **_like(_layer)
-    )
+    _rule = _like(_layer)
+    if _function in (ops.maximum, ops.minimum):
+        _rule["box"] = _box_of_extremes
+    register_rule(_type_of(_function, _X, _X), options=("x1", "x2"), **_rule)
 register_rule(
     _type_of(ops.concatenate, [_X, _X], -1), **_like(layers.Concatenate())
 )
@@ -246,7 +270,7 @@ for _type in (
     _type_of(ops.expand_dims, _X, 1),
     _type_of(ops.squeeze, _X),
     _type_of(ops.get_item, _X, 0),
-    _type_of(ops.pad, _X, [[0, 0], [1, 1]]),
+    _PAD,
     _type_of(ops.repeat, _X, 2),
 ):
     register_rule(
@@ -254,4 +278,6 @@ for _type in (
         combine=_moved,
         rounding=_after_moving,
         options=("key",),
+        # Its numbers may be others than 0.
+        box=None if _type is _PAD else _moved_box,
     )

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from stable_node_tf.certification import boxes
 from stable_node_tf.certification.forward_rounding import Computed
 from stable_node_tf.certification.rules import (
     Shape,
@@ -85,24 +86,43 @@ def _spatial(layer: Any, shape: Shape) -> Shape:
     return shape[:-1] if last else shape[1:]
 
 
+def _max_box(layer: Any, box: boxes.Box) -> boxes.Box:
+    return boxes.by_ends([box], layer.call)
+
+
+def _mean_box(layer: Any, inputs: list[boxes.Box]) -> boxes.Box:
+    """Sums, in whatever order, of as many numbers as a window has."""
+    check_one_input(layer, inputs)
+    sizes = getattr(layer, "pool_size", None)
+    if sizes is None:
+        sizes = _spatial(layer, tuple(inputs[0].center.shape[1:]))
+    terms = math.prod(sizes) + 2
+    return boxes.affine(inputs[0], layer.call, layer.call, None, terms)
+
+
 for _type in (
     layers.MaxPooling1D,
     layers.MaxPooling2D,
     layers.MaxPooling3D,
 ):
-    register_rule(_type, lipschitz=_max_pooling, rounding=_after_max_pooling)
+    register_rule(
+        _type,
+        lipschitz=_max_pooling,
+        rounding=_after_max_pooling,
+        box=_max_box,
+    )
 for _type in (
     layers.AveragePooling1D,
     layers.AveragePooling2D,
     layers.AveragePooling3D,
 ):
-    register_rule(_type, combine=_average_pooling)
+    register_rule(_type, combine=_average_pooling, box=_mean_box)
 for _type in (
     layers.GlobalAveragePooling1D,
     layers.GlobalAveragePooling2D,
     layers.GlobalAveragePooling3D,
 ):
-    register_rule(_type, combine=_global_average)
+    register_rule(_type, combine=_global_average, box=_mean_box)
 for _type in (
     layers.GlobalMaxPooling1D,
     layers.GlobalMaxPooling2D,
@@ -112,4 +132,5 @@ for _type in (
         _type,
         lipschitz=lambda layer: 1.0,
         rounding=lambda layer, state, unit, shape: state,
+        box=_max_box,
     )
