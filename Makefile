@@ -8,6 +8,8 @@ DATASET ?=
 PRESET  ?=
 SEED    ?=
 RESULTS ?=
+NORM    ?=
+EPSILON ?=
 ARGS    ?=
 
 # What `make quick` tests: mathematics, layers, constraints, what users import.
@@ -74,9 +76,10 @@ train: venv  ## train one model (DATASET, SEED, ARGS="--delta_bar=0 ...")
 	$(PYTHON) -m trainers.train --dataset=$(or $(DATASET),mnist) \
 	  $(if $(SEED),--seed=$(SEED)) $(ARGS)
 
-certify: venv  ## train for certified accuracy and report it (DATASET, SEED)
+certify: venv  ## train for certified accuracy (DATASET, SEED, NORM=inf, EPSILON)
 	$(PYTHON) -m trainers.certify --dataset=$(or $(DATASET),mnist) \
-	  --output=results/$(basename $(notdir $(or $(DATASET),mnist)))/certified \
+	  --output=results/$(basename $(notdir $(or $(DATASET),mnist)))/certified$(addprefix _,$(NORM)) \
+	  $(if $(NORM),--norm=$(NORM)) $(if $(EPSILON),--epsilon=$(EPSILON)) \
 	  $(if $(SEED),--seed=$(SEED)) $(ARGS)
 
 compare: venv  ## train, attack, export four models (DATASET, PRESET, SEED)
