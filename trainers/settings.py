@@ -83,6 +83,14 @@ class Settings:
         text = json.dumps(chosen, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
+    def is_written(self, fields: dict[str, Any]) -> bool:
+        """Whether these fields, written earlier, are those of this object.
+
+        Fields that were added since then count as at their defaults.
+        """
+        later = {f.name: f.default for f in dataclasses.fields(self)}
+        return later | fields == dataclasses.asdict(self)
+
 
 def kind_of(field: dataclasses.Field) -> tuple[type, bool, bool]:
     """Returns the type of a field, whether it may be None, or is a tuple."""

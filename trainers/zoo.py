@@ -229,12 +229,9 @@ def _is_current(
     directory: Path, recipe: TrainingRecipe, pgd_images: int
 ) -> bool:
     """Whether a directory of the zoo is what would be built."""
-    made_from = {
-        "recipe": dataclasses.asdict(recipe),
-        "digest": attack_suite.digest(directory / "1"),
-    }
-    results = report.read_json(directory / "results.json", made_from)
-    if not results:
+    digest = attack_suite.digest(directory / "1")
+    results = report.read_json(directory / "results.json", {"digest": digest})
+    if not results or not recipe.is_written(results["recipe"]):
         return False
     wanted = [suite.settings() for suite in (_FGSM, _PGD)]
     found = [

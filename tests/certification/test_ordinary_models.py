@@ -78,6 +78,7 @@ def trained(request):
     model.compile(
         keras.optimizers.Adam(0.02),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,
     )
     model.fit(*data(), epochs=15, verbose=0)
     return model

@@ -47,6 +47,10 @@ def test_fingerprints_survive_a_new_field():
 
     assert Extended(width=9).fingerprint() == Recipe(width=9).fingerprint()
     assert Extended(novelty=1.0).fingerprint() != Recipe().fingerprint()
+    written = dataclasses.asdict(Recipe(width=9))
+    assert Extended(width=9).is_written(written)
+    assert not Extended(width=9, novelty=1.0).is_written(written)
+    assert not Extended().is_written(written)
 
 
 def test_the_default_loss_is_the_cross_entropy():
