@@ -1,4 +1,5 @@
-import os
+"""What is saved is the model, whole or refused, and is never half written."""
+
 import shutil
 import signal
 import subprocess
@@ -11,13 +12,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from classifiers import classifier, images
 from tensorflow.core.protobuf import saved_model_pb2
 
 import stable_node_tf
 from stable_node_tf import attacks
 from stable_node_tf.certification.certifier import certified_radii
-from stable_node_tf.model_graph.ends import changed_pixels
-from stable_node_tf.model_graph.graph import model_graph
 from stable_node_tf.models.certified_classifier import certified_classifier
 from stable_node_tf.saved_model import (
     load_classifier,
@@ -27,21 +27,6 @@ from stable_node_tf.saved_model import (
 )
 
 EPSILONS = [0.0, 0.1, 0.3]
-
-
-def classifier(*middle, seed=0, **options):
-    keras.utils.set_random_seed(seed)
-    image = keras.Input((28, 28, 1), name="image", **options)
-    x = keras.layers.Flatten()(image)
-    x = keras.layers.Dense(16, activation="tanh")(x)
-    for layer in middle:
-        x = layer(x)
-    return keras.Model(image, keras.layers.Dense(10, name="out")(x))
-
-
-def images(count=7):
-    rng = np.random.default_rng(0)
-    return rng.uniform(size=(count, 28, 28, 1)).astype(np.float32)
 
 
 class StraightThrough(keras.layers.Layer):
@@ -80,13 +65,6 @@ class Guarded(keras.layers.Layer):
     def assert_constraints(self):
         if not self.feasible:
             raise ValueError("delta must be <= delta_bar")
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("exported") / "a" / "model"
-    model = classifier()
-    return model, directory, save_classifier(model, directory)
 
 
 def test_reloaded_answers_are_those_in_memory(exported):
@@ -175,142 +153,6 @@ def test_model_with_a_bound_is_exported_without_a_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         save_classifier(certified_classifier(width=4, blocks=1), tmp_path)
-
-
-def with_pixels(*first, dtype="float32"):
-    image = keras.Input((2, 3, 1), name="image", dtype=dtype)
-    x = image
-    for layer in first:
-        x = layer(x)
-    logits = keras.layers.Dense(3, bias_initializer="normal")
-    return keras.Model(image, logits(keras.layers.Flatten()(x)))
-
-
-def adapted():
-    return keras.layers.Normalization(axis=None, mean=127.0, variance=50.0**2)
-
-
-SCALES = {
-    "Rescaling": lambda: keras.layers.Rescaling(1 / 255),
-    "to -1": lambda: keras.layers.Rescaling(1 / 127.5, -1),
-    "Normalization": adapted,
-    "TrueDivide": lambda: lambda x: x / 255.0,
-    "Multiply": lambda: lambda x: keras.ops.multiply(x, 1 / 255),
-    "Lambda": lambda: keras.layers.Lambda(lambda x: x / 255),
-    "nested": lambda: keras.Sequential(
-        [keras.Input((2, 3, 1)), keras.layers.Rescaling(1 / 255)]
-    ),
-    "after a reshape": lambda: (
-        lambda x: keras.layers.Rescaling(1 / 255)(keras.layers.Flatten()(x))
-    ),
-}
-
-
-@pytest.mark.parametrize("name", SCALES)
-def test_what_may_scale_pixels_is_named(name):
-    assert changed_pixels(model_graph(with_pixels(SCALES[name]())))
-
-
-@pytest.mark.filterwarnings("ignore:.*gets no signature certify")
-@pytest.mark.parametrize("name", ["Rescaling", "TrueDivide"])
-def test_bytes_are_never_scaled_twice_unasked(name, tmp_path):
-    model = with_pixels(SCALES[name]())
-    with pytest.warns(UserWarning, match="neither bytes.*may scale pix") as w:
-        path = save_classifier(model, tmp_path / "by default")
-    assert {str(warned.filename) for warned in w} == {__file__}
-    served = tf.saved_model.load(str(path)).signatures
-    assert not any("uint8" in kind or "png" in kind for kind in served)
-    codes = np.arange(12, dtype=np.uint8).reshape(2, 2, 3, 1) * 20
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*bytes")
-        path = save_classifier(model, tmp_path / "asked", pixels=(0, 255))
-    served = tf.saved_model.load(str(path)).signatures
-    np.testing.assert_allclose(
-        served["serving_uint8"](image=tf.constant(codes))["logits"],
-        model(codes.astype(np.float32)),
-        rtol=1e-5,
-    )
-    files = tf.stack([tf.io.encode_png(image) for image in codes])
-    np.testing.assert_array_equal(
-        served["serving_png"](image_bytes=files)["logits"],
-        served["serving_uint8"](image=tf.constant(codes))["logits"],
-    )
-
-
-@pytest.mark.parametrize("ends", [(0, 1), (-1.0, 1.0)])
-def test_bytes_stand_for_the_numbers_that_were_given(ends, tmp_path):
-    model = with_pixels()
-    path = save_classifier(model, tmp_path, pixels=ends)
-    codes = np.array([[0, 255, 51], [1, 254, 128]], np.uint8)[None, ..., None]
-    low, high = ends
-    served = tf.saved_model.load(str(path)).signatures
-    for name in ("serving_uint8", "certify_uint8"):
-        np.testing.assert_allclose(
-            served[name](image=tf.constant(codes))["logits"],
-            model((low + (high - low) * (codes / 255.0)).astype(np.float32)),
-            rtol=1e-5,
-            atol=1e-5,
-        )
-
-
-class Mirrored(keras.layers.Layer):
-    """A layer of which the package has never heard."""
-
-    def call(self, x):
-        return x[:, :, ::-1]
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        keras.layers.Dropout(0.5),
-        keras.layers.MaxPooling2D(1),
-        keras.layers.AveragePooling2D(2, padding="same"),
-        keras.layers.ZeroPadding2D(1),
-        keras.layers.Resizing(5, 4),
-        keras.layers.RandomRotation(0.1),
-        keras.layers.GaussianNoise(0.5),
-        keras.layers.Activation("linear"),
-        keras.layers.ReLU(),
-        Mirrored(),
-        lambda x: x[:, 1:],
-        keras.layers.Conv2D(1, 1),
-        keras.layers.BatchNormalization(),
-    ],
-    ids=lambda layer: type(layer).__name__,
-)
-def test_other_layers_leave_pixels_as_they_are(layer):
-    assert changed_pixels(model_graph(with_pixels(layer))) is None
-
-
-def test_a_model_that_pools_takes_bytes(tmp_path):
-    model = with_pixels(keras.layers.MaxPooling2D(1))
-    path = save_classifier(model, tmp_path)
-    served = tf.saved_model.load(str(path)).signatures
-    assert {"serving_uint8", "serving_png", "certify"} <= set(served)
-
-
-@pytest.mark.parametrize("pixels", [(1, 0), (0, np.inf), 255, "ab", (0, 1, 2)])
-def test_pixels_that_are_no_range(pixels, tmp_path):
-    with pytest.raises(ValueError, match="`pixels` must be True, False or two"):
-        save_classifier(with_pixels(), tmp_path / "new", pixels=pixels)
-    assert not (tmp_path / "new").exists()
-
-
-def test_an_input_of_bytes_takes_no_fractions(tmp_path):
-    model = with_pixels(dtype="uint8")
-    exported = load_classifier(save_classifier(model, tmp_path))
-    codes = np.arange(12).reshape(2, 2, 3, 1) * 20
-    labels, radii = certified_radii(model, codes)
-    answers = exported.certify(codes)
-    np.testing.assert_array_equal(answers["label"], labels)
-    np.testing.assert_allclose(answers["certified_radius"], radii, rtol=1e-4)
-    assert radii.max() > 0.0
-    for wrong in (codes / 255.0, codes + 256, -codes):
-        with pytest.raises(ValueError, match="numbers of uint8"):
-            certified_radii(model, wrong)
-        with pytest.raises(ValueError, match="numbers that uint8 can hold"):
-            exported.predict(wrong)
 
 
 def test_input_has_one_name_everywhere(tmp_path):
@@ -551,73 +393,3 @@ def test_directory_that_is_a_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="must not be a file"):
         save_classifier(classifier(), tmp_path / "file")
-
-
-def test_newest_version_is_read(exported, tmp_path):
-    for version in ("9", "10"):
-        shutil.copytree(exported[2], tmp_path / version)
-    (tmp_path / "11").mkdir()  # empty
-    assert load_classifier(tmp_path).path == tmp_path / "10"
-    assert load_classifier(tmp_path / "9").path == tmp_path / "9"
-
-
-def test_directories_without_a_saved_model(tmp_path):
-    with pytest.raises(FileNotFoundError, match="directory must exist"):
-        load_classifier(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="must hold a SavedModel"):
-        load_classifier(tmp_path)
-    (tmp_path / "1").mkdir()
-    with pytest.raises(FileNotFoundError, match="must hold a SavedModel"):
-        load_classifier(tmp_path)
-
-
-def test_saved_models_of_others_are_refused(tmp_path):
-    module = tf.Module()
-    tf.saved_model.save(module, str(tmp_path / "1"))
-    with pytest.raises(ValueError, match="signature serving_default"):
-        load_classifier(tmp_path)
-    classifier().export(str(tmp_path / "2"), verbose=False)
-    with pytest.raises(ValueError, match=r"outputs \['output_0'\]"):
-        load_classifier(tmp_path)
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 1
-    path.write_bytes(bytes(content))
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
-@pytest.mark.parametrize(
-    ("name", "damage"),
-    [
-        ("saved_model.pb", truncate),
-        ("saved_model.pb", empty),
-        ("variables/variables.index", truncate),
-        ("variables/variables.index", empty),
-        ("variables/variables.data-00000-of-00001", truncate),
-        ("variables/variables.data-00000-of-00001", flip),
-        ("variables/variables.data-00000-of-00001", os.remove),
-    ],
-)
-def test_damage_is_named(exported, tmp_path, name, damage):
-    path = shutil.copytree(exported[2], tmp_path / "1")
-    damage(path / name)
-    with pytest.raises(ValueError, match=f"{name} (must|is)") as caught:
-        load_classifier(tmp_path)
-    messages = [str(caught.value)]
-    # Exports of others have no checksums.
-    (path / "SHA256SUMS").unlink()
-    with pytest.raises(ValueError, match="damaged or unreadable") as caught:
-        load_classifier(tmp_path)
-    messages.append(str(caught.value))
-    for message in messages:
-        assert str(path) in message
-        assert "\n" not in message
