@@ -7,7 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from stable_node_tf.certification.keras_layers.moves import MOVES
-from stable_node_tf.certification.rules import rule_of, with_activation
+from stable_node_tf.certification.rules import (
+    options_of,
+    rule_of,
+    with_activation,
+)
 from stable_node_tf.model_graph.graph import Graph, Step, model_graph
 
 
@@ -60,13 +64,14 @@ def _check_applied(step: Step, graph: Graph) -> None:
                 "A certified model must have inputs of one shape. Received: "
                 f"{step.name} with inputs of shape {shape}"
             )
-    known = rule_of(step.operation).options
+    known = options_of(step.operation)
     other = [f"{k}={v!r}" for k, v in step.options.items() if k not in known]
     if other:
         raise ValueError(
             "A certified model must apply its layers in inference mode, to "
             f"tensors. Received: {step.name}, called with {', '.join(other)}"
         )
+    rule_of(step.operation)
 
 
 def _readout(graph: Graph) -> Step:

@@ -137,6 +137,12 @@ def rule_of(layer: Any) -> Rule:
     return _RULES[type(layer)]
 
 
+def options_of(layer: Any) -> tuple[str, ...]:
+    """The arguments of a call, other than tensors, that a rule understands."""
+    rule = _RULES.get(type(layer))
+    return rule.options if rule else ()
+
+
 def layer_lipschitz(layer: Any) -> float:
     """Returns the Lipschitz constant that the rule of a layer knows.
 

@@ -43,10 +43,11 @@ OPS = set(
     """
     Abs Add AddN AddV2 All Any ArgMax Assert AssignVariableOp BatchMatMulV2
     BiasAdd BiasAddGrad BroadcastGradientArgs BroadcastTo Cast Ceil ConcatV2
-    Const DecodePng DecodeRaw DisableCopyOnRead Div DivNoNan EnsureShape Equal
-    Exp ExpandDims Fill Floor FloorMod Gather GatherV2 Greater GreaterEqual
-    Identity IdentityN If IsFinite IsNan LeakyRelu Less LessEqual LogicalAnd
-    LogicalNot LogicalOr MatMul MatrixDiagV3 MatrixInverse Max Maximum Mean
+    Const DecodePng DecodeRaw DisableCopyOnRead Div DivNoNan EnsureShape
+    Equal Exp ExpandDims Fill Floor FloorMod Gather GatherV2 Greater
+    GreaterEqual Identity IdentityN If IsFinite IsNan LeakyRelu Less
+    LessEqual LogicalAnd LogicalNot LogicalOr MatMul MatrixDiagPartV3
+    MatrixDiagV3 MatrixInverse MatrixSetDiagV3 Max Maximum Mean
     MergeV2Checkpoints Min Minimum Mul Neg NoOp NotEqual OnesLike Pack
     PartitionedCall Placeholder Pow PreventGradient Prod Range Rank
     ReadVariableOp RealDiv Relu ReluGrad Reshape RestoreV2 SaveV2 Select
@@ -54,8 +55,8 @@ OPS = set(
     Split SplitV Sqrt Square Squeeze StatefulPartitionedCall StatelessIf
     StatelessWhile StaticRegexFullMatch StopGradient StridedSlice StringJoin
     StringLength Sub Substr Sum Tanh TanhGrad TensorListFromTensor
-    TensorListGetItem TensorListReserve TensorListSetItem TensorListStack Tile
-    Transpose Unpack VarHandleOp Where While ZerosLike
+    TensorListGetItem TensorListReserve TensorListSetItem TensorListStack
+    Tile Transpose Unpack VarHandleOp Where While ZerosLike
     """.split()
 )
 
