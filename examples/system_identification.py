@@ -57,7 +57,8 @@ def identify(before, after, delta_bar):
     """Fits A and b to pairs of states."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((SIZE,)), layer(delta_bar)])
-    model.compile(keras.optimizers.Adam(0.02), "mse")
+    # To compile by XLA takes longer than all of this training.
+    model.compile(keras.optimizers.Adam(0.02), "mse", jit_compile=False)
     model.fit(before, after, batch_size=32, epochs=150, verbose=0)
     return model.get_layer("system")
 

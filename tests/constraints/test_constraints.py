@@ -68,6 +68,8 @@ def test_as_a_constraint_of_convolutions(jit_compile):
         keras.layers.DepthwiseConv2D(2, depthwise_constraint=budget()),
         keras.layers.Conv2D(2, 2, dilation_rate=2, kernel_constraint=budget()),
     ]
+    if jit_compile:  # compiling all of them takes long
+        layers = layers[1:3]
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((10, 10, 2)), *layers])
     model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=jit_compile)
@@ -76,7 +78,7 @@ def test_as_a_constraint_of_convolutions(jit_compile):
     model.fit(images, large, epochs=20, batch_size=32, verbose=0)
     bounds = [layer_lipschitz(layer) for layer in layers]
     assert max(bounds) <= 1.0
-    assert max(bounds[:3]) >= 0.97
+    assert max(bounds) >= 0.97
 
 
 @pytest.mark.parametrize("shape", [(30, 4), (4, 30), (5,), (1, 1)])
