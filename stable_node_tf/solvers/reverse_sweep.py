@@ -14,6 +14,7 @@ operations on tensors that depend on the arguments, so that higher derivatives
 are true ones as well.
 """
 
+import functools
 from typing import Any
 
 import tensorflow as tf
@@ -48,7 +49,8 @@ def solve_layer(
     >>> solve_layer(EULER, LeakyTanh(1.0), u, -tf.eye(1), zero, 1.0, 2).numpy()
     array([[0.75]], dtype=float32)
     """
-    sweep = _Sweep(tableau, activation, terminal_time / num_steps)
+    settings = tableau, activation, terminal_time / num_steps
+    sweep = _sweep(*settings, tf.executing_eagerly())
     if checkpointed:
         for _, length, count in fixed_grid.segments(num_steps):
             state = _solve_segments(sweep, state, (kernel, bias), length, count)
@@ -92,17 +94,22 @@ def _solve_segments(
 class _Sweep:
     """Steps forwards, which record stages and slopes, and backwards.
 
-    In a graph each kind of step is a function of its own, traced once and
-    called for every step. TensorFlow replaces the calls by its body, so that
-    the graph that runs is the one that the operations would have made one by
-    one, which takes Python several times as long.
+    In a graph each kind of step is a function of its own, traced once for all
+    solves of such shapes and called for every step. TensorFlow replaces the
+    calls by its body, so that the graph that runs is the one that the
+    operations would have made one by one, which takes Python several times as
+    long.
     """
 
     def __init__(
-        self, tableau: ButcherTableau, activation: Any, size: float
+        self,
+        tableau: ButcherTableau,
+        activation: Any,
+        size: float,
+        eagerly: bool,
     ) -> None:
         self.step, self.step_back = self._step, self._step_back
-        if not tf.executing_eagerly():
+        if not eagerly:
             self.step = tf.function(self._step, autograph=False)
             self.step_back = tf.function(self._step_back, autograph=False)
         self.activation = activation
@@ -218,6 +225,17 @@ class _Sweep:
             (kernel, kernel[0]),
             maximum_iterations=num_steps,
         )
+
+
+_remembered = functools.lru_cache(maxsize=64)(_Sweep)
+
+
+def _sweep(*settings: Any) -> _Sweep:
+    """One for all solves alike: Keras traces a training step twice."""
+    try:
+        return _remembered(*settings)
+    except TypeError:  # not hashable
+        return _Sweep(*settings)
 
 
 def _combine(state, row, values):

@@ -203,3 +203,23 @@ def test_training_through_a_compiled_function_called_from_outside():
         lambda u, c: integrate(Euler(9), plainly(field), u, 1.0, c)
     )
     assert_close(gradient(solve), expected, 1e-9)
+
+
+class Counted(LeakyTanh):
+    calls = 0
+
+    def value_and_slope(self, x):
+        Counted.calls += 1
+        return super().value_and_slope(x)
+
+
+def test_a_step_is_traced_once_for_all_solves():
+    field = LayerField(Counted(0.2))
+    constants = {"kernel": tf.eye(3), "bias": tf.zeros(3)}
+
+    def solve(state):
+        return integrate(Euler(5), field, state, 1.0, constants)
+
+    ends = [tf.function(solve)(tf.ones((2, 3))).numpy() for _ in range(3)]
+    assert Counted.calls == 1
+    np.testing.assert_array_equal(ends[0], ends[2])
