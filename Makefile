@@ -32,7 +32,7 @@ SHOW_LARGE = awk '/^ *(Downloading|Using cached) .* MB/ {sub(/^ */, "  "); \
 	print; fflush()} /^Installing collected/ {print "  Installing"; fflush()}'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv data train certify compare sweep baselines zoo quick test lint format \
+.PHONY: help venv data train certify compare sweep baselines zoo quick test slow lint format \
 	docs bazel clean
 
 help:  ## show this list
@@ -102,8 +102,11 @@ zoo: venv  ## build what is missing or out of date in saved_models/
 quick: lint  ## lint, types and the core's tests, in 90 seconds
 	$(PYTHON) -m pytest -q -n 2 --dist loadscope -m "not slow" $(CORE) $(ARGS)
 
-test: lint  ## all that CI checks: ruff, mypy, pytest with the doctests
-	$(PYTHON) -m pytest -n 2 --dist loadscope $(ARGS)
+test: lint  ## ruff, mypy, pytest with the doctests
+	$(PYTHON) -m pytest -n 2 --dist loadscope -m "not slow" $(ARGS)
+
+slow: venv  ## the tests that take more than ten seconds each
+	$(PYTHON) -m pytest -n 2 --dist loadscope -m slow $(ARGS)
 
 lint: venv  ## ruff and mypy only
 	$(VENV)/bin/ruff check .

@@ -126,6 +126,7 @@ def test_reference_shows_doctests_as_code(site):
         assert "&gt;&gt;&gt;" in text and "<blockquote>" not in text, page
 
 
+@pytest.mark.slow
 def test_tutorial_runs():
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")

@@ -47,6 +47,7 @@ def test_tabular():
     assert np.mean(right & (radii > 0.25)) > 0.85
 
 
+@pytest.mark.slow
 def test_system_identification():
     example, outcomes = run("system_identification")
     bounds, errors = outcomes["contractive"]

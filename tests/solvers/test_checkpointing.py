@@ -116,6 +116,7 @@ for checkpointed in (True, False):
 """
 
 
+@pytest.mark.slow
 def test_memory_grows_like_the_root_of_the_number_of_steps():
     """One state has 1 MiB; 400 steps keep 800 MiB, 20 segments about 80."""
     finished = subprocess.run(

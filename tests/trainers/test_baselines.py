@@ -150,6 +150,7 @@ def test_perturbed_training_resumed_ends_where_it_would_have(
             assert np.abs(first - plain).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_compares_all_rivals_and_carries_on(tmp_path, monkeypatch, capsys):
     tiny = Recipe(
         **TINY, delta_bar=0.0, encoder_max_norm=1.5, readout_max_norm=2.0

@@ -180,11 +180,13 @@ def weights(runs):
     }
 
 
+@pytest.mark.slow
 def test_workers_agree_bit_for_bit(weights):
     for path, value in weights["worker0"].items():
         np.testing.assert_array_equal(value, weights["worker1"][path], path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "alone"),
     [
@@ -201,6 +203,7 @@ def test_as_on_one_device(weights, name, alone):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["alone", "mirrored", "shared"])
 def test_summaries_of_every_epoch(runs, name):
     """TensorBoard reads the bounds of δ, loss, accuracy and learning rate."""

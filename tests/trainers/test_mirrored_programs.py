@@ -30,6 +30,7 @@ PROGRAMS = {
         "--output={}/certify",
     ),
 }
+pytestmark = pytest.mark.slow
 STRATEGIES = ("none", "mirrored")
 TOLERANCE = 2e-6
 

@@ -210,6 +210,7 @@ def test_run_killed_four_times_ends_alike(
     assert_same(resumed, undisturbed)
 
 
+@pytest.mark.slow
 def test_run_killed_at_random_moments_ends_alike(
     kill_at, undisturbed, tmp_path, capsys
 ):
