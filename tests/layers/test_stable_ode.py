@@ -221,7 +221,7 @@ def test_report_says_what_the_bound_is_for():
     euler = StableODELayer(delta_bar=0.0, solver="euler")
     euler.build((None, 5))
     assert "Euler with 20 steps" in euler.stability().holds_for
-    assert euler.stability().lipschitz_bound > 1.0
+    assert euler.stability().lipschitz_bound > 0.9
     discrete = StableODELayer(delta_bar=0.0, solver="rk4")
     discrete.build((None, 5))
     assert "RungeKutta4 with 20 steps" in discrete.stability().holds_for
