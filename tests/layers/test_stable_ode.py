@@ -218,10 +218,11 @@ def test_solves_the_equation():
 
 
 def test_report_says_what_the_bound_is_for():
+    keras.utils.set_random_seed(0)
     euler = StableODELayer(delta_bar=0.0, solver="euler")
     euler.build((None, 5))
     assert "Euler with 20 steps" in euler.stability().holds_for
-    assert euler.stability().lipschitz_bound > 0.9
+    assert euler.stability().lipschitz_bound > 1.0
     discrete = StableODELayer(delta_bar=0.0, solver="rk4")
     discrete.build((None, 5))
     assert "RungeKutta4 with 20 steps" in discrete.stability().holds_for
