@@ -137,6 +137,11 @@ def box_after_function(layer: Any, function: Any, box: boxes.Box) -> boxes.Box:
     )
 
 
+def registered_functions() -> list[Callable[..., Any]]:
+    """All that `register_activation` was told of so far."""
+    return list(_KNOWN)
+
+
 def function_lipschitz(function: Any, **parameters: float) -> float:
     """Lipschitz constant of a registered function with parameters."""
     return _at(_KNOWN[function], parameters)

@@ -1,5 +1,6 @@
 """Rules for layers that merge several tensors."""
 
+import functools
 import math
 from typing import Any
 
@@ -119,9 +120,14 @@ def _concatenated_box(layer: Any, inputs: list[boxes.Box]) -> boxes.Box:
     )
 
 
-def _extreme_box(layer: Any, inputs: list[boxes.Box]) -> boxes.Box:
-    _check_shapes(layer, _shapes(inputs))
-    return boxes.by_ends(inputs, lambda *ends: layer.call(list(ends)))
+def _extreme_box(extreme: Any) -> Any:
+    def box_rule(layer: Any, inputs: list[boxes.Box]) -> boxes.Box:
+        _check_shapes(layer, _shapes(inputs))
+        return boxes.by_ends(
+            inputs, lambda *ends: functools.reduce(extreme, ends)
+        )
+
+    return box_rule
 
 
 for _type, _combine, _rounding, _box in (
@@ -134,7 +140,7 @@ for _type, _combine, _rounding, _box in (
     ),
     (layers.Average, _mean, _after_sum, _linear_box(_mean_of, _mean_of, 2)),
     (layers.Concatenate, _concatenated, _after_stacking, _concatenated_box),
-    (layers.Maximum, _extreme, _after_stacking, _extreme_box),
-    (layers.Minimum, _extreme, _after_stacking, _extreme_box),
+    (layers.Maximum, _extreme, _after_stacking, _extreme_box(tf.maximum)),
+    (layers.Minimum, _extreme, _after_stacking, _extreme_box(tf.minimum)),
 ):
     register_rule(_type, combine=_combine, rounding=_rounding, box=_box)

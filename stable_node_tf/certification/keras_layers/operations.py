@@ -18,6 +18,7 @@ from stable_node_tf.certification.activations import (
     after_activation,
     box_after_function,
     function_lipschitz,
+    registered_functions,
 )
 from stable_node_tf.certification.forward_rounding import Computed
 from stable_node_tf.certification.keras_layers.numbers import float64
@@ -187,10 +188,6 @@ def _after_moving(
     return Computed(factor * states[0].size, factor * states[0].error)
 
 
-def _box_of_extremes(operation: Any, inputs: list[boxes.Box]) -> boxes.Box:
-    return boxes.by_ends(inputs, operation.call)
-
-
 def _moved_box(operation: Any, inputs: list[boxes.Box]) -> boxes.Box:
     _moved(operation, [1.0], [tuple(inputs[0].center.shape[1:])])
     return boxes.moved(inputs[0], operation.call)
@@ -201,30 +198,8 @@ _PAD = _type_of(ops.pad, _X, [[0, 0], [1, 1]])
 _MULTIPLY = _type_of(ops.multiply, _X, _X)
 _FUNCTIONS = {
     _type_of(getattr(ops, function.__name__), _X): function
-    for function in (
-        functions.relu,
-        functions.relu6,
-        functions.leaky_relu,
-        functions.elu,
-        functions.celu,
-        functions.selu,
-        functions.tanh,
-        functions.sigmoid,
-        functions.log_sigmoid,
-        functions.softplus,
-        functions.softsign,
-        functions.tanh_shrink,
-        functions.soft_shrink,
-        functions.squareplus,
-        functions.sparse_plus,
-        functions.sparse_sigmoid,
-        functions.gelu,
-        functions.silu,
-        functions.hard_sigmoid,
-        functions.hard_silu,
-        functions.hard_tanh,
-        functions.softmax,
-    )
+    for function in registered_functions()
+    if hasattr(ops, function.__name__)
 } | {_type_of(functions.relu, _X): functions.relu}
 
 for _type in _FUNCTIONS:
@@ -235,10 +210,9 @@ for _function, _layer in (
     (ops.maximum, layers.Maximum()),
     (ops.minimum, layers.Minimum()),
 ):
-    _rule = _like(_layer)
-    if _function in (ops.maximum, ops.minimum):
-        _rule["box"] = _box_of_extremes
-    register_rule(_type_of(_function, _X, _X), options=("x1", "x2"), **_rule)
+    register_rule(
+        _type_of(_function, _X, _X), options=("x1", "x2"), **_like(_layer)
+    )
 register_rule(
     _type_of(ops.concatenate, [_X, _X], -1), **_like(layers.Concatenate())
 )
