@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -134,3 +135,16 @@ def check_norm(norm: str | float) -> str:
             f"`norm` must be '2' or 'inf'. Received: norm={norm!r}"
         )
     return str(norm)
+
+
+def increasing_ends(ends: Any, kind: Any = float) -> tuple[float, float] | None:
+    """Two numbers as a type has them; None unless finite and increasing.
+
+    >>> increasing_ends((0, 1)), increasing_ends((1, 0)), increasing_ends("ab")
+    ((0.0, 1.0), None, None)
+    """
+    try:
+        low, high = (float(kind(end)) for end in ends)
+    except (OverflowError, TypeError, ValueError):
+        return None
+    return (low, high) if -np.inf < low < high < np.inf else None

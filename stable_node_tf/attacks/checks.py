@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from stable_node_tf.checks import increasing_ends
+
 
 def check_epsilons(
     epsilons: float | Sequence[float] | None, minimal: bool = False
@@ -34,17 +36,22 @@ def check_epsilons(
 
 def check_bounds(bounds: Sequence[float]) -> tuple[float, float]:
     """Returns the smallest and the largest value of a pixel."""
-    try:
-        lower, upper = (float(np.float32(bound)) for bound in bounds)
-        valid = np.isfinite([lower, upper]).all() and lower < upper
-    except (TypeError, ValueError):
-        valid = False
-    if not valid:
+    ends = increasing_ends(bounds, np.float32)
+    if ends is None:
         raise ValueError(
             "bounds must be two finite numbers, the smaller one first. "
             f"Received: bounds={bounds!r}"
         )
-    return lower, upper
+    return ends
+
+
+def check_same_order(labels: np.ndarray, others: np.ndarray) -> None:
+    """Raises a ValueError unless two attacks have seen the same labels."""
+    if not np.array_equal(labels, others):
+        raise ValueError(
+            "images must come in the same order for each attack. "
+            "Received: a data set that shuffles them anew"
+        )
 
 
 def check_data(

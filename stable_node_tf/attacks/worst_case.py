@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from stable_node_tf.attacks.base import Attack
+from stable_node_tf.attacks.checks import check_same_order
 from stable_node_tf.attacks.result import AttackResult
 
 
@@ -72,11 +73,7 @@ class WorstCase(Attack):
 
 def _strongest(results: Sequence[AttackResult]) -> AttackResult:
     for result in results:
-        if not np.array_equal(result.labels, results[0].labels):
-            raise ValueError(
-                "images must come in the same order for each attack. "
-                "Received: a data set that shuffles them anew"
-            )
+        check_same_order(result.labels, results[0].labels)
     best = np.argmin([result.distances for result in results], axis=0)
 
     def taken(field: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from stable_node_tf.certification.keras_layers.dense import linear_readout
 from stable_node_tf.certification.network import CertifiedNetwork
 from stable_node_tf.certification.radius import UNLIMITED, unlimited_to_infinity
 from stable_node_tf.certification.rules import box_after
+from stable_node_tf.checks import increasing_ends
 from stable_node_tf.model_graph.binary_logits import class_logits
 
 # Radii are found up to a factor of 2^(24 / 2^16), or 1.00026, down to 2^-24
@@ -217,14 +218,10 @@ def _checked(
     """Bounds as the dtype of images has them."""
     if bounds is None:
         return None
-    kind = tf.as_dtype(dtype).as_numpy_dtype
-    try:
-        low, high = (float(kind(bound)) for bound in bounds)
-    except (OverflowError, TypeError, ValueError):
-        low, high = np.nan, np.nan
-    if not (np.isfinite([low, high]).all() and low < high):
+    ends = increasing_ends(bounds, tf.as_dtype(dtype).as_numpy_dtype)
+    if ends is None:
         raise ValueError(
             "`bounds` must be None or two finite numbers, the smaller one "
             f"first. Received: bounds={bounds!r}"
         )
-    return low, high
+    return ends

@@ -11,7 +11,7 @@ import tensorflow as tf
 from rich import progress
 
 from stable_node_tf.attacks import Attack, AttackResult, Classifier, collect
-from stable_node_tf.attacks.checks import check_epsilons
+from stable_node_tf.attacks.checks import check_epsilons, check_same_order
 from stable_node_tf.attacks.norms import NORMS
 from stable_node_tf.evaluation.accuracy import AccuracyCurve
 from stable_node_tf.files import write_json
@@ -244,11 +244,7 @@ def compare(
             )
             result = collect(batch.without_images() for batch in batches)
             order = result.labels if order is None else order
-            if not np.array_equal(result.labels, order):
-                raise ValueError(
-                    "images must come in the same order for each attack. "
-                    "Received: a data set that shuffles them anew"
-                )
+            check_same_order(result.labels, order)
             results[model_name][name] = result
     return Comparison(named, results)
 

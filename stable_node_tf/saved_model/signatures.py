@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from stable_node_tf.certification.box_certifier import BoxCertifier
 from stable_node_tf.certification.certifier import Certifier
-from stable_node_tf.checks import check_count
+from stable_node_tf.checks import check_count, increasing_ends
 from stable_node_tf.model_graph.binary_logits import class_logits
 
 DEFAULT = "serving_default"
@@ -172,16 +172,13 @@ def pixel_range(
     """
     if isinstance(pixels, bool):
         return (0.0, 1.0) if pixels else None
-    try:
-        low, high = (float(end) for end in pixels)
-    except (TypeError, ValueError):
-        low, high = np.nan, np.nan
-    if not (np.isfinite([low, high]).all() and low < high):
+    ends = increasing_ends(pixels)
+    if ends is None:
         raise ValueError(
             "`pixels` must be True, False or two increasing numbers, those "
             f"that bytes 0 and 255 stand for. Received: pixels={pixels!r}"
         )
-    return low, high
+    return ends
 
 
 def _ramp(spec: tf.TensorSpec, ends: tuple[float, float]) -> np.ndarray | None:
